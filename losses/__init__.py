@@ -1,0 +1,1 @@
+"""Loss functions: tensors and numbers in, scalars out. No state, no device, no config."""
