@@ -5,8 +5,11 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 ROOT = Path(__file__).parent
-REQUIREMENTS = [line for line in (ROOT / "requirements.txt").read_text().splitlines() if line and line[0] != "#"]
-DEV = ["pytest>=8", "ruff>=0.9", "mypy>=1.14", "import-linter>=2.1", "pre-commit>=4", "scipy>=1.11"]
+
+
+def requirements(name: str) -> list[str]:
+    return [line for line in (ROOT / name).read_text().splitlines() if line and line[0] != "#"]
+
 
 setup(
     name="crossreid",
@@ -18,6 +21,6 @@ setup(
     python_requires=">=3.10",
     packages=find_packages(include=["configs*", "datasets*", "engine*", "losses*", "modeling*"]),
     package_data={"configs": ["*.yml", "*/*.yml"]},
-    install_requires=REQUIREMENTS,
-    extras_require={"dev": DEV, "export": ["onnx>=1.16"]},
+    install_requires=requirements("requirements.txt"),
+    extras_require={"dev": requirements("requirements-dev.txt"), "export": ["onnx>=1.16"]},
 )

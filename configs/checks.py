@@ -1,0 +1,148 @@
+"""What values a key may hold, and which keys contradict each other."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from typing import Any
+
+from yacs.config import CfgNode
+
+from configs.errors import ConfigError
+
+BACKBONES = ("tiny", "resnet18", "resnet34", "resnet50", "resnet101", "resnet50_ibn_a", "resnet101_ibn_a")
+METHODS = ("camera_aware",)
+
+CHOICES: dict[str, Sequence[Any]] = {
+    "METHOD": METHODS,
+    "MODEL.BACKBONE": BACKBONES,
+    "MODEL.LAST_STRIDE": (1, 2),
+    "DATASETS.SUBSET": ("labeled", "detected"),
+    "DATASETS.CACHE": ("auto", "ram", "disk", "off"),
+    "DATASETS.ON_CORRUPT": ("error", "skip"),
+    "SOLVER.OPTIMIZER": ("sgd", "adam", "adamw"),
+    "SOLVER.SCHEDULER": ("multistep", "cosine"),
+    "SOLVER.AMP": ("float32", "float16", "bfloat16"),
+    "CAMERA_AWARE.NEIGHBOR_MODE": ("camera_aware", "camera_agnostic"),
+    "CAMERA_AWARE.MEMORY_INIT": ("first", "pass"),
+    "TEST.AP": ("rectangular", "trapezoidal"),
+    "TEST.METRIC": ("cosine", "euclidean"),
+}
+
+INFINITY = float("inf")
+RANGES: dict[str, tuple[float, float]] = {  # inclusive; each item of a list
+    "SEED": (0, 2**31 - 1),
+    "DATASETS.SYNTHETIC.IDENTITIES": (2, 5000),
+    "DATASETS.SYNTHETIC.TEST_IDENTITIES": (2, 5000),
+    "DATASETS.SYNTHETIC.CAMERAS": (1, 20),
+    "DATASETS.SYNTHETIC.SEED": (0, 2**31 - 1),
+    "DATASETS.SYNTHETIC.SIZE": (32, 1024),
+    "INPUT.SIZE": (16, 2048),
+    "INPUT.MEAN": (0, 1),
+    "INPUT.STD": (1e-6, INFINITY),
+    "INPUT.FLIP": (0, 1),
+    "INPUT.PAD": (0, 512),
+    "INPUT.PAD_VALUE": (0, 255),
+    "INPUT.ERASE": (0, 1),
+    "INPUT.ERASE_AREA": (1e-4, 1),
+    "INPUT.JITTER": (0, 1),
+    "DATALOADER.BATCH_SIZE": (2, 10**6),
+    "DATALOADER.ITERS_PER_EPOCH": (0, 10**9),
+    "DATALOADER.WORKERS": (0, 256),
+    "SOLVER.LR": (0, 1e3),
+    "SOLVER.NEW_LR": (0, 1e3),
+    "SOLVER.MOMENTUM": (0, 1),
+    "SOLVER.WEIGHT_DECAY": (0, 10),
+    "SOLVER.EPOCHS": (1, 10**6),
+    "SOLVER.STEPS": (1, 10**6),
+    "SOLVER.GAMMA": (0, 1),
+    "SOLVER.WARMUP_EPOCHS": (0, 10**6),
+    "SOLVER.WARMUP_FACTOR": (0, 1),
+    "CAMERA_AWARE.SOURCE_EPOCHS": (0, 10**6),
+    "CAMERA_AWARE.SCALE": (1e-3, 1e4),
+    "CAMERA_AWARE.EPS": (0, 1),
+    "CAMERA_AWARE.INTRA_WEIGHT": (0, 1e3),
+    "CAMERA_AWARE.INTRA_START": (1, 10**6),
+    "CAMERA_AWARE.INTER_WEIGHT": (0, 1e3),
+    "CAMERA_AWARE.INTER_START": (1, 10**6),
+    "CAMERA_AWARE.AGNOSTIC_WEIGHT": (0, 1e3),
+    "CAMERA_AWARE.AGNOSTIC_START": (1, 10**6),
+    "CAMERA_AWARE.MIXUP_ALPHA": (1e-3, 1e3),
+    "CAMERA_AWARE.MIXUP_START": (1, 10**6),
+    "CAMERA_AWARE.KEEP": (0, 1),
+    "TEST.PERIOD": (0, 10**6),
+    "TEST.RANKS": (1, 10**6),
+    "TEST.BATCH_SIZE": (1, 10**6),
+    "CHECKPOINT.PERIOD": (1, 10**6),
+    "CHECKPOINT.N_SAVED": (0, 10**6),
+    "LOG.PERIOD": (1, 10**9),
+    "LOG.RANK_LIST": (0, 100),
+}
+
+LENGTHS = {"INPUT.SIZE": 2, "INPUT.MEAN": 3, "INPUT.STD": 3, "INPUT.ERASE_AREA": 2, "INPUT.JITTER": 4}
+LENGTHS["DATASETS.SYNTHETIC.SIZE"] = 2
+
+
+def get(cfg: CfgNode, key: str) -> Any:
+    """The value of a dotted key."""
+    node: Any = cfg
+    for part in key.split("."):
+        node = node[part]
+    return node
+
+
+def check(cfg: CfgNode) -> None:
+    """Raise ConfigError for the first value that is not allowed or contradicts another."""
+    for key, allowed in CHOICES.items():
+        value = get(cfg, key)
+        if value not in allowed:
+            near = difflib.get_close_matches(str(value), [str(a) for a in allowed], n=1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise ConfigError(f"{key} is {value!r}, allowed are {', '.join(map(str, allowed))}{hint}")
+    for key, length in LENGTHS.items():
+        if len(get(cfg, key)) != length:
+            raise ConfigError(f"{key} must hold {length} values, got {get(cfg, key)}")
+    for key, (low, high) in RANGES.items():
+        value = get(cfg, key)
+        for item in value if isinstance(value, list) else [value]:
+            if not low <= item <= high:  # also catches NaN
+                raise ConfigError(f"{key} is {value}, allowed is {low:g} to {high:g}")
+    _check_together(cfg)
+
+
+def _check_together(cfg: CfgNode) -> None:
+    solver, method = cfg.SOLVER, cfg.CAMERA_AWARE
+    if not cfg.DATASETS.SOURCES:
+        raise ConfigError("DATASETS.SOURCES is empty; name a labelled domain, for example [duke]")
+    if not cfg.DATASETS.TARGET:
+        raise ConfigError("DATASETS.TARGET is empty; name the domain to evaluate on (it may be the source)")
+    if sorted(solver.STEPS) != solver.STEPS:
+        raise ConfigError(f"SOLVER.STEPS must rise, got {solver.STEPS}")
+    if solver.WARMUP_EPOCHS > solver.EPOCHS:
+        raise ConfigError(
+            f"SOLVER.WARMUP_EPOCHS {solver.WARMUP_EPOCHS} exceeds SOLVER.EPOCHS {solver.EPOCHS}"
+        )
+    if solver.NESTEROV and solver.MOMENTUM == 0:
+        raise ConfigError("SOLVER.NESTEROV true needs SOLVER.MOMENTUM above 0")
+    if cfg.INPUT.ERASE_AREA[0] > cfg.INPUT.ERASE_AREA[1]:
+        raise ConfigError(f"INPUT.ERASE_AREA must be [smallest, largest], got {cfg.INPUT.ERASE_AREA}")
+    if "/" in cfg.NAME or cfg.NAME in (".", ".."):
+        raise ConfigError(f"NAME is a folder's name, it cannot be {cfg.NAME!r}")
+    if cfg.METHOD == "camera_aware":
+        _check_camera_aware(cfg, method)
+
+
+def _check_camera_aware(cfg: CfgNode, method: CfgNode) -> None:
+    if len(cfg.DATASETS.SOURCES) != 1:
+        raise ConfigError(
+            f"METHOD camera_aware takes one source, DATASETS.SOURCES names {cfg.DATASETS.SOURCES}"
+        )
+    if method.SOURCE_EPOCHS >= cfg.SOLVER.EPOCHS and cfg.DATASETS.ADAPT:
+        raise ConfigError(
+            f"CAMERA_AWARE.SOURCE_EPOCHS {method.SOURCE_EPOCHS} leaves nothing of SOLVER.EPOCHS {cfg.SOLVER.EPOCHS} "
+            "to adapt in; for training on the source alone set DATASETS.ADAPT false"
+        )
+    if cfg.DATASETS.ADAPT and cfg.DATALOADER.BATCH_SIZE % 2:
+        raise ConfigError(
+            f"DATALOADER.BATCH_SIZE {cfg.DATALOADER.BATCH_SIZE} is odd; half of it is source, half target: make it even"
+        )

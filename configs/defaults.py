@@ -1,0 +1,109 @@
+"""Every key: default, unit or allowed values. Defaults are the published recipe of the main method.
+
+A YAML holds only what differs; ``configs.load`` checks types, ranges and contradictions before anything starts.
+"""
+
+from yacs.config import CfgNode as CN
+
+_C = CN()
+_C.NAME = ""  # of the run and of its folders; empty: the YAML's file name
+_C.METHOD = "camera_aware"  # one of engine.methods.table.METHODS
+_C.SEED = 0  # every random number comes from (SEED, step, rank)
+_C.OUTPUT_DIR = "."  # holds checkpoints/NAME, logs/NAME, features/
+_C.RESUME = ""  # "": start anew | auto: checkpoints/NAME/last.pt if it is there | a checkpoint's path
+_C.DETERMINISTIC = False  # on GPUs: deterministic kernels, slower (on CPU runs are always deterministic)
+
+_C.MODEL = CN()
+_C.MODEL.BACKBONE = "resnet50"  # tiny, resnet18/34/50/101, the last two with _ibn_a appended
+_C.MODEL.LAST_STRIDE = 1  # stride of the last stage, 1 or 2
+_C.MODEL.PRETRAINED = "imagenet"  # imagenet | none | path of a weight file of the backbone
+_C.MODEL.WEIGHTS = ""  # a checkpoint whose weights the whole network starts from
+_C.MODEL.SYNC_BN = False  # batch norm over the images of all ranks (GPUs)
+
+_C.DATASETS = CN()
+_C.DATASETS.ROOT = ""  # folder of the datasets; empty: $REID_DATASETS, else ./data
+_C.DATASETS.SOURCES = ["duke"]  # labelled domains
+_C.DATASETS.TARGET = "market"  # unlabelled domain; identities are read for evaluation only
+_C.DATASETS.ADAPT = True  # False: train on the sources alone, evaluate on the target
+_C.DATASETS.SUBSET = "labeled"  # CUHK03-NP boxes: labeled | detected
+_C.DATASETS.TRAIN_VAL = True  # MSMT17: train with list_train + list_val
+_C.DATASETS.STRICT = False  # counts that differ from the published ones: True error, False warning
+_C.DATASETS.CACHE = "auto"  # decoded images: auto | ram | disk | off (decode in every epoch)
+_C.DATASETS.CACHE_DIR = ""  # empty: ~/.cache/crossreid
+_C.DATASETS.ON_CORRUPT = "error"  # images that do not decode: error | skip
+
+_C.DATASETS.SYNTHETIC = CN()  # size of the embedded domains (synthetic:summer, :winter, :night, :indoor)
+_C.DATASETS.SYNTHETIC.IDENTITIES = 200  # for training
+_C.DATASETS.SYNTHETIC.TEST_IDENTITIES = 100  # for query and gallery
+_C.DATASETS.SYNTHETIC.CAMERAS = 6  # an identity passes 3 to 5 of them
+_C.DATASETS.SYNTHETIC.SEED = 0  # another seed draws other people and cameras
+_C.DATASETS.SYNTHETIC.SIZE = [128, 64]  # height and width in pixels
+
+_C.INPUT = CN()
+_C.INPUT.SIZE = [256, 128]  # height and width in pixels
+_C.INPUT.MEAN = [0.485, 0.456, 0.406]  # of RGB in 0..1
+_C.INPUT.STD = [0.229, 0.224, 0.225]  # of RGB in 0..1
+_C.INPUT.FLIP = 0.5  # probability
+_C.INPUT.CROP = True  # random crop after padding
+_C.INPUT.PAD = 10  # pixels on every side
+_C.INPUT.PAD_VALUE = 127  # grey level 0..255
+_C.INPUT.ERASE = 0.5  # probability of random erasing
+_C.INPUT.ERASE_AREA = [0.02, 0.25]  # share of the image
+_C.INPUT.JITTER = [0.0, 0.0, 0.0, 0.0]  # brightness, contrast, saturation, hue
+
+_C.DATALOADER = CN()
+_C.DATALOADER.BATCH_SIZE = 256  # images a step in all: over all domains and all ranks
+_C.DATALOADER.ITERS_PER_EPOCH = 0  # steps an epoch; 0: one pass over the largest domain
+_C.DATALOADER.WORKERS = 4  # decoding processes, used with DATASETS.CACHE off
+
+_C.SOLVER = CN()
+_C.SOLVER.OPTIMIZER = "sgd"  # sgd | adam | adamw
+_C.SOLVER.LR = 0.01  # of the backbone
+_C.SOLVER.NEW_LR = 0.05  # of layers that start from random weights
+_C.SOLVER.MOMENTUM = 0.9  # sgd
+_C.SOLVER.NESTEROV = False  # sgd
+_C.SOLVER.WEIGHT_DECAY = 5e-4  # of all parameters
+_C.SOLVER.EPOCHS = 70  # in all
+_C.SOLVER.SCHEDULER = "multistep"  # multistep | cosine, by epoch
+_C.SOLVER.STEPS = [60]  # multistep: epochs after which the rate falls
+_C.SOLVER.GAMMA = 0.1  # multistep: factor at each of them
+_C.SOLVER.WARMUP_EPOCHS = 0  # linear
+_C.SOLVER.WARMUP_FACTOR = 0.01  # share of the rate that the warm-up starts from
+_C.SOLVER.AMP = "float16"  # arithmetic of the network: float32 | float16 (GPU, with loss scaling) | bfloat16
+
+_C.CAMERA_AWARE = CN()  # Luo et al., ECCV 2020; epochs count from 1 and after the source-only ones
+_C.CAMERA_AWARE.SOURCE_EPOCHS = 0  # first train this many epochs on the source alone (then: direct transfer)
+_C.CAMERA_AWARE.SCALE = 10.0  # inverse temperature of the softmax over the memory
+_C.CAMERA_AWARE.EPS = 0.8  # neighbours are the rows above EPS times the largest similarity
+_C.CAMERA_AWARE.NEIGHBOR_MODE = "camera_aware"  # camera_aware | camera_agnostic
+_C.CAMERA_AWARE.INTRA_WEIGHT = 1.0  # of the intra-camera loss
+_C.CAMERA_AWARE.INTRA_START = 11  # first epoch of the intra-camera loss
+_C.CAMERA_AWARE.INTER_WEIGHT = 0.5  # of the inter-camera loss
+_C.CAMERA_AWARE.INTER_START = 31  # first epoch of the inter-camera loss
+_C.CAMERA_AWARE.AGNOSTIC_WEIGHT = 0.1  # of the camera-agnostic loss
+_C.CAMERA_AWARE.AGNOSTIC_START = 11  # first epoch of the camera-agnostic loss
+_C.CAMERA_AWARE.MIXUP = True  # cross-domain mixup
+_C.CAMERA_AWARE.MIXUP_ALPHA = 0.6  # lambda ~ Beta(ALPHA, ALPHA)
+_C.CAMERA_AWARE.MIXUP_START = 2  # first epoch of the mixup
+_C.CAMERA_AWARE.KEEP = 0.6  # share of a memory row that an update keeps; 0 in epoch 1
+_C.CAMERA_AWARE.MEMORY_INIT = (
+    "first"  # first: rows take their first feature in epoch 1 | pass: filled before it
+)
+
+_C.TEST = CN()
+_C.TEST.PERIOD = 10  # epochs between evaluations on the target; 0: only after the last epoch
+_C.TEST.AT_START = True  # evaluate before the first step, too
+_C.TEST.AP = "rectangular"  # average precision: rectangular | trapezoidal (differ by 0.5-1.1 mAP)
+_C.TEST.RANKS = [1, 5, 10]  # of the CMC curve
+_C.TEST.METRIC = "cosine"  # cosine | euclidean
+_C.TEST.BATCH_SIZE = 256  # images a forward pass on each rank
+_C.TEST.FLIP = False  # add the features of the mirrored images
+
+_C.CHECKPOINT = CN()
+_C.CHECKPOINT.PERIOD = 1  # epochs
+_C.CHECKPOINT.N_SAVED = 0  # numbered checkpoints to keep beside last.pt and best.pt
+
+_C.LOG = CN()
+_C.LOG.PERIOD = 50  # steps between lines; losses are read from the device only then
+_C.LOG.TENSORBOARD = True  # write event files to logs/NAME/tensorboard
+_C.LOG.RANK_LIST = 8  # queries drawn with their top 10 after training; 0: no picture

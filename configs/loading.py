@@ -1,0 +1,135 @@
+"""Reads the configuration: defaults <- YAML (or the flat YAML of the seed) <- overrides, checked whole, frozen."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Any
+
+import yaml
+from yacs.config import CfgNode
+
+from configs.checks import check
+from configs.defaults import _C
+from configs.errors import ConfigError
+from configs.flat import is_flat, translate
+
+
+def load(path: str | Path | None, overrides: list[str] | None = None) -> CfgNode:
+    """Read, merge and check a configuration.
+
+    Args:
+        path: a YAML file in our sections or in the flat keys of the seed project; None for the defaults.
+        overrides: ``["SOLVER.LR", "0.1", ...]``; values are read as YAML.
+
+    Returns:
+        The frozen tree.
+
+    Raises:
+        ConfigError: a missing or unreadable file, an unknown key (the nearest known one is named), a value of
+            another type or out of range, or keys that contradict each other.
+    """
+    cfg = _C.clone()
+    if path is not None:
+        values = _read(Path(path))
+        _merge(cfg, translate(values) if is_flat(values) else values, str(path))
+        if not cfg.NAME:
+            cfg.NAME = _run_name(Path(path))
+    for key, value in _pairs(overrides or []):
+        _merge(cfg, _nested(key, value), "the command line")
+    if not cfg.NAME:
+        cfg.NAME = "run"
+    check(cfg)
+    cfg.freeze()
+    return cfg
+
+
+def _run_name(path: Path) -> str:
+    return path.stem if path.parent.name in ("configs", "") else f"{path.parent.name}-{path.stem}"
+
+
+def _read(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        near = sorted(str(p) for p in Path("configs").glob("**/*.yml"))
+        hint = difflib.get_close_matches(str(path), near, n=1, cutoff=0.5) or near[:1]
+        raise ConfigError(f"no config file {path}" + (f"; did you mean {hint[0]}?" if hint else ""))
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path} must hold keys and values, it holds a {type(values).__name__}")
+    return values
+
+
+def _pairs(overrides: list[str]) -> list[tuple[str, Any]]:
+    if len(overrides) % 2:
+        raise ConfigError(f"overrides come as KEY VALUE pairs, {overrides[-1]!r} has no partner")
+    try:
+        return [(k, yaml.safe_load(v)) for k, v in zip(overrides[::2], overrides[1::2])]
+    except yaml.YAMLError as error:
+        raise ConfigError(f"an override is not a YAML value: {' '.join(str(error).split())}") from None
+
+
+def _nested(key: str, value: Any) -> dict[str, Any]:
+    for part in reversed(key.split(".")):
+        value = {part: value}
+    return dict(value)
+
+
+def known_keys(node: CfgNode, prefix: str = "") -> list[str]:
+    """All leaf keys below ``node``, dotted."""
+    keys: list[str] = []
+    for name, value in node.items():
+        keys += known_keys(value, f"{prefix}{name}.") if isinstance(value, CfgNode) else [prefix + name]
+    return keys
+
+
+def _merge(node: CfgNode, values: dict[str, Any], origin: str, prefix: str = "") -> None:
+    for name, value in values.items():
+        key = f"{prefix}{name}"
+        if name not in node:
+            raise ConfigError(f"unknown key {key} in {origin}{_nearest(key)}")
+        if isinstance(node[name], CfgNode):
+            if not isinstance(value, dict):
+                raise ConfigError(f"{key} in {origin} is a section, it cannot be {value!r}")
+            _merge(node[name], value, origin, f"{key}.")
+        else:
+            node[name] = _cast(key, value, node[name], origin)
+
+
+def _nearest(key: str) -> str:
+    keys = known_keys(_C)
+    last = {k.rsplit(".", 1)[-1]: k for k in keys}
+    near = difflib.get_close_matches(key, keys, n=1, cutoff=0.7)
+    if not near:
+        near = [last[m] for m in difflib.get_close_matches(key.rsplit(".", 1)[-1].upper(), list(last), n=1)]
+    return f"; did you mean {near[0]}?" if near else "; configs/defaults.py lists every key"
+
+
+def _cast(key: str, value: Any, default: Any, origin: str) -> Any:
+    """The value in the default's type; only exact conversions (1 -> 1.0, "5e-4" -> 0.0005)."""
+    wanted = type(default)
+    if wanted is str and value is None:
+        return ""
+    if wanted is list and isinstance(value, (list, tuple)):
+        kind = type(default[0]) if default else None
+        items = list(value)
+        if kind in (int, float):
+            return [_cast(key, item, default[0], origin) for item in items]
+        if all(isinstance(item, str) for item in items):
+            return items
+    if wanted is list and isinstance(value, str) and default and isinstance(default[0], str):
+        return [part.strip() for part in value.split(",") if part.strip()]
+    if wanted is float and isinstance(value, (int, float, str)) and not isinstance(value, bool):
+        try:
+            return float(value)
+        except ValueError:
+            pass
+    elif type(value) is wanted and wanted is not list:
+        return value
+    shown = {"str": "text", "int": "a whole number", "float": "a number", "bool": "true or false"}
+    what = shown.get(wanted.__name__, f"a list like {default}")
+    raise ConfigError(f"{key} in {origin} must be {what}, got {value!r} ({type(value).__name__})")

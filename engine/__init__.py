@@ -1,0 +1,1 @@
+"""Everything that runs: the trainer, its methods, evaluation and checkpoints. Only this package sees the config."""

@@ -1,0 +1,136 @@
+"""Checkpoints: written whole or not at all, read without running code, resumed to the byte."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from engine.distributed import Ranks, bare
+from engine.errors import InputError
+from modeling.weights import load_network, read_checkpoint, state_dict_of
+
+FORMAT = 1
+
+
+def save(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a checkpoint to a temporary name and rename it, so that a killed run leaves the old one whole.
+
+    Raises:
+        InputError: a full disk or a folder that cannot be written.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("wb") as file:
+            torch.save(dict(content), file)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except (OSError, RuntimeError) as error:
+        temporary.unlink(missing_ok=True)
+        raise InputError(f"cannot write {path} ({error}): free some space or change OUTPUT_DIR") from None
+
+
+def collect(state: Mapping[str, Any]) -> dict[str, Any]:
+    """The state of every object of a run, plain values as they are."""
+    return {
+        name: (bare(item) if isinstance(item, nn.Module) else item).state_dict()
+        if hasattr(item, "state_dict")
+        else item
+        for name, item in state.items()
+    }
+
+
+def restore(state: Mapping[str, Any], content: Mapping[str, Any], origin: str) -> None:
+    """Load what ``collect`` gave back into the same objects.
+
+    Raises:
+        InputError: the checkpoint lacks an object or one has another shape (another class count, for example).
+    """
+    for name, item in state.items():
+        if not hasattr(item, "load_state_dict"):
+            continue
+        if name not in content:
+            raise InputError(
+                f"{origin} holds no {name}: it was not written by this method, use MODEL.WEIGHTS for it"
+            )
+        if isinstance(item, nn.Module):
+            load_network(bare(item), content[name], f"{origin} ({name})")
+        else:
+            try:
+                item.load_state_dict(content[name])
+            except (ValueError, KeyError, RuntimeError) as error:
+                raise InputError(
+                    f"{origin}: its {name} does not fit this run ({str(error).splitlines()[0]})"
+                ) from None
+
+
+def find_resume(wish: str, folder: Path) -> Path | None:
+    """The checkpoint that ``RESUME`` means, None for a new run.
+
+    Raises:
+        InputError: a path that is not there.
+    """
+    if not wish:
+        return None
+    if wish == "auto":
+        last = folder / "last.pt"
+        return last if last.is_file() else None
+    path = Path(wish).expanduser()
+    if not path.is_file():
+        raise InputError(
+            f"RESUME {wish}: no such file; give a checkpoint's path, or auto for {folder / 'last.pt'}"
+        )
+    return path
+
+
+def set_aside(folder: Path) -> list[str]:
+    """Rename the checkpoints of an earlier run of the same name, so that a new run loses nothing."""
+    moved = []
+    for name in ("last.pt", "best.pt"):
+        file = folder / name
+        if file.is_file():
+            file.replace(folder / f"previous-{name}")
+            moved.append(f"previous-{name}")
+    return moved
+
+
+def rank_buffers(network: nn.Module, ranks: Ranks) -> list[dict[str, torch.Tensor]]:
+    """Every rank's floating buffers, for a checkpoint in mid-epoch, where they still differ."""
+    own = {k: v.cpu() for k, v in bare(network).named_buffers() if v.is_floating_point()}
+    if ranks.world == 1:
+        return [own]
+    gathered: list[Any] = [None] * ranks.world
+    dist.all_gather_object(gathered, own)
+    return gathered
+
+
+@torch.no_grad()
+def restore_buffers(network: nn.Module, saved: list[dict[str, torch.Tensor]], ranks: Ranks) -> None:
+    """Give this rank its own buffers back; with another number of ranks, all take the mean."""
+    for name, buffer in bare(network).named_buffers():
+        if name in saved[0]:
+            same = len(saved) == ranks.world
+            value = saved[ranks.rank][name] if same else torch.stack([s[name] for s in saved]).mean(0)
+            buffer.copy_(value)
+
+
+def load_weights(
+    network: nn.Module, path: str, *, optional: tuple[str, ...] = ()
+) -> tuple[dict[str, Any], list[str]]:
+    """Copy the weights of any checkpoint into a network.
+
+    Args:
+        optional: prefixes of keys that may differ, such as ``classifier.``.
+
+    Returns:
+        The checkpoint's content and the skipped keys.
+    """
+    content = read_checkpoint(path)
+    return content, load_network(network, state_dict_of(content, path), path, optional=optional)

@@ -1,0 +1,158 @@
+"""Devices, ranks and what ranks do together."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import FrameType
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from engine.errors import InputError
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process among all that train together."""
+
+    rank: int
+    local_rank: int
+    world: int
+    device: torch.device
+
+    @property
+    def first(self) -> bool:
+        return self.rank == 0
+
+
+def parse_devices(text: str) -> list[torch.device]:
+    """The devices of this machine's processes: ``0,1``, ``cpu`` or ``cpu:2`` (two processes).
+
+    Raises:
+        InputError: something else, or GPUs that are not there.
+    """
+    name, _, count = text.partition(":")
+    if name == "cpu" and (not count or (count.isdigit() and int(count))):
+        return [torch.device("cpu")] * int(count or 1)
+    ids = text.split(",")
+    if not all(i.strip().isdigit() for i in ids) or len(set(ids)) != len(ids):
+        raise InputError(f"devices {text!r} are not understood: give GPU ids like 0 or 0,1, or cpu, or cpu:2")
+    found = torch.cuda.device_count()
+    missing = [i for i in ids if int(i) >= found]
+    if missing:
+        have = (
+            f"this machine has GPUs 0 to {found - 1}"
+            if found
+            else "this machine has no GPU that PyTorch can use"
+        )
+        raise InputError(f"no GPU {', '.join(missing)}: {have}; name existing ones, or cpu")
+    return [torch.device("cuda", int(i)) for i in ids]
+
+
+def connect(devices: list[torch.device]) -> Ranks:
+    """Join the process group that the launcher's environment describes; a single process joins none."""
+    rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    local = int(os.environ.get("LOCAL_RANK", 0))
+    device = devices[local]
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    elif world > 1:
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) // len(devices)))
+    if world > 1 and not dist.is_initialized():
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    return Ranks(rank, local, world, device)
+
+
+def disconnect() -> None:
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def parallel(network: nn.Module, ranks: Ranks, *, sync_bn: bool = False) -> nn.Module:
+    """The network for training: itself, or wrapped so that gradients are averaged over ranks.
+
+    Buffers are not broadcast: batch norm statistics are averaged when an epoch ends (``average_buffers``).
+    """
+    if ranks.world == 1:
+        return network
+    if sync_bn:
+        if ranks.device.type != "cuda":
+            raise InputError("MODEL.SYNC_BN true needs GPUs: set it to false on the CPU")
+        network = nn.SyncBatchNorm.convert_sync_batchnorm(network)
+    ids = [ranks.device.index] if ranks.device.type == "cuda" else None
+    return DistributedDataParallel(network, ids, broadcast_buffers=False, gradient_as_bucket_view=True)
+
+
+def bare(network: nn.Module) -> nn.Module:
+    """The network inside its parallel wrapper."""
+    return network.module if isinstance(network, DistributedDataParallel) else network
+
+
+@torch.no_grad()
+def average_buffers(network: nn.Module, ranks: Ranks) -> None:
+    """Give every rank the mean of the ranks' floating buffers (batch norm statistics)."""
+    buffers = [b for b in network.buffers() if b.is_floating_point()]
+    if ranks.world == 1 or not buffers:
+        return
+    flat = torch.cat([b.double().flatten() for b in buffers])
+    dist.all_reduce(flat)
+    for buffer, mean in zip(buffers, (flat / ranks.world).split([b.numel() for b in buffers])):
+        buffer.copy_(mean.view_as(buffer))
+
+
+def barrier(ranks: Ranks) -> None:
+    if ranks.world > 1:
+        dist.barrier()
+
+
+class StopRequest:
+    """Turns SIGTERM and SIGINT into one answer on all ranks, without waiting for the device.
+
+    A rank's wish travels with an asynchronous reduction over gloo that is read one step later, so that all ranks
+    stop after the same step. A second signal acts as usual.
+    """
+
+    def __init__(self, ranks: Ranks) -> None:
+        self.signum = self._agreed = 0
+        self._wish = torch.zeros(1, dtype=torch.int64)
+        self._pending: dist.Work | None = None
+        self._group = None
+        if ranks.world > 1:
+            self._group = dist.group.WORLD if ranks.device.type == "cpu" else dist.new_group(backend="gloo")
+        self._previous: dict[int, Callable[[int, FrameType | None], object] | int | None] = {}
+
+    def __enter__(self) -> StopRequest:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._previous[number] = signal.signal(number, self._receive)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._pending is not None:
+            self._pending.wait()  # no rank leaves while another still talks
+            self._pending = None
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        self.signum = number
+        signal.signal(number, self._previous[number])
+
+    def poll(self, *_: object) -> None:
+        """Exchange wishes; every rank calls this once a step."""
+        if self._group is None:
+            self._agreed = self.signum
+            return
+        if self._pending is not None:
+            self._pending.wait()
+            self._agreed = self._agreed or int(self._wish)  # on the CPU: no device is waited for
+        self._wish = torch.tensor([self.signum])
+        self._pending = dist.all_reduce(self._wish, dist.ReduceOp.MAX, group=self._group, async_op=True)
+
+    def agreed(self) -> int:
+        """The signal on which all ranks stop now, or 0: the same answer everywhere until the next poll."""
+        return self._agreed

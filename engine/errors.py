@@ -1,0 +1,36 @@
+"""The errors that are the user's to mend: one line and exit code 2; everything else keeps its traceback."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import NoReturn
+
+from configs import ConfigError
+from datasets import DatasetError
+from modeling import ModelError
+
+
+class InputError(ValueError):
+    """Bad input found inside ``engine``: a checkpoint, a device, a folder, a feature file."""
+
+
+class NonFiniteLossError(InputError):
+    """Training met NaN or an infinite loss; the message names the step and its images."""
+
+
+USER_ERRORS = (InputError, ConfigError, DatasetError, ModelError)
+
+
+def fail(error: Exception) -> NoReturn:
+    """Print the error as the user's and leave with exit code 2."""
+    print(f"error: {error}", file=sys.stderr, flush=True)  # noqa: T201
+    raise SystemExit(2)
+
+
+def guarded(main: Callable[[], None]) -> None:
+    """Run an entry point; errors of input end in one line and exit code 2."""
+    try:
+        main()
+    except USER_ERRORS as error:
+        fail(error)

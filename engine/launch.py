@@ -1,0 +1,102 @@
+"""From the command line to running ranks: checks everything first, then starts one process a device."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+from yacs.config import CfgNode
+
+import configs
+from engine.distributed import connect, disconnect, parse_devices
+from engine.errors import USER_ERRORS, InputError, fail, guarded
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """The training command; bad input ends in one line and exit code 2, a signal in 128 + its number."""
+    guarded(lambda: _main(arguments))
+
+
+def _main(arguments: list[str] | None) -> None:
+    parser = argparse.ArgumentParser(
+        prog="train.py", description="Train a cross-domain re-identification model."
+    )
+    parser.add_argument("--devices", default="cpu", help="GPU ids like 0,1, or cpu, or cpu:2 (two processes)")
+    parser.add_argument("config", help="YAML file, for example configs/demo.yml")
+    parser.add_argument("overrides", nargs=argparse.REMAINDER, help="KEY VALUE pairs")
+    options = parser.parse_args(arguments)
+    cfg = configs.load(options.config, options.overrides)
+    devices = parse_devices(options.devices)
+    _check_batch(cfg, len(devices))
+    if len(devices) == 1:
+        raise SystemExit(_rank(cfg, options.devices))
+    raise SystemExit(_launch(cfg, options.devices, len(devices)))
+
+
+def _check_batch(cfg: CfgNode, world: int) -> None:
+    from engine.data import stream_batch
+
+    stream_batch(cfg, len(cfg.DATASETS.SOURCES) + bool(cfg.DATASETS.ADAPT), world)
+
+
+def _rank(cfg: CfgNode, devices: str) -> int:
+    """Train on this rank; the exit code."""
+    from engine.trainer import Stopped, run
+
+    try:
+        run(cfg, connect(parse_devices(devices)))
+    except Stopped as stop:
+        if int(os.environ.get("RANK", 0)) == 0:
+            print(f"stopped by signal {stop.signum}; continue with RESUME auto", flush=True)  # noqa: T201
+        return 128 + stop.signum
+    finally:
+        disconnect()
+    return 0
+
+
+def _worker(config: str, devices: str, folder: str) -> None:
+    """One of several ranks: a user's error goes to a file, so that the parent tells it once."""
+    cfg = CfgNode.load_cfg(config)
+    cfg.freeze()
+    try:
+        code = _rank(cfg, devices)
+    except USER_ERRORS as error:
+        Path(folder, os.environ["RANK"]).write_text(str(error), encoding="utf-8")
+        code = 2
+    sys.stdout.flush()
+    os._exit(code) if code else None
+
+
+def _launch(cfg: CfgNode, devices: str, processes: int) -> int:
+    """Start the ranks under torch's elastic agent and wait for them; the exit code."""
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    with tempfile.TemporaryDirectory() as folder:
+        launch = LaunchConfig(
+            min_nodes=1,
+            max_nodes=1,
+            nproc_per_node=processes,
+            rdzv_backend="c10d",
+            rdzv_endpoint="localhost:0",
+            run_id=cfg.NAME,
+            max_restarts=0,
+            monitor_interval=0.2,
+        )
+        try:
+            elastic_launch(launch, _worker)(cfg.dump(), devices, folder)
+        except SignalException as error:
+            return 128 + int(error.sigval)
+        except ChildFailedError as error:
+            messages = {file.read_text(encoding="utf-8") for file in sorted(Path(folder).iterdir())}
+            if messages:
+                fail(InputError("; ".join(sorted(messages))))
+            codes = {failure.exitcode for failure in error.failures.values()}
+            if codes & {130, 143}:
+                return max(codes & {130, 143})
+            raise
+    return 0

@@ -1,0 +1,141 @@
+"""What a run tells: text on the screen and in a file, JSON lines, TensorBoard, and a bar that needs no package."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+LOGGER = logging.getLogger("crossreid")
+
+
+def setup_text(file: Path | None, *, quiet: bool) -> None:
+    """Send the text log to the screen and, if given, to a file; ``quiet`` ranks tell warnings only."""
+    LOGGER.setLevel(logging.WARNING if quiet else logging.INFO)
+    LOGGER.propagate = False
+    for handler in list(LOGGER.handlers):
+        LOGGER.removeHandler(handler)
+        handler.close()
+    handlers: list[logging.Handler] = [logging.StreamHandler(sys.stdout)]
+    if file is not None:
+        handlers.append(logging.FileHandler(file, encoding="utf-8"))
+    for handler in handlers:
+        handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+        LOGGER.addHandler(handler)
+
+
+class Recorder:
+    """Writes numbers as JSON lines and to TensorBoard; on ranks other than the first it does nothing.
+
+    Args:
+        folder: of the run's logs; None records nothing.
+        tensorboard: also write event files there.
+        after: on resuming, drop recorded lines of steps above this one, so that none appears twice.
+    """
+
+    def __init__(self, folder: Path | None, *, tensorboard: bool, after: int = 0) -> None:
+        self._lines = None
+        self._writer = None
+        if folder is None:
+            return
+        path = folder / "metrics.jsonl"
+        kept = [line for line in _lines(path) if json.loads(line)["step"] <= after] if after else []
+        self._lines = path.open("w", encoding="utf-8")
+        self._lines.writelines(kept)
+        self._lines.flush()
+        if tensorboard:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._writer = SummaryWriter(str(folder / "tensorboard"), purge_step=after + 1 if after else None)
+
+    def add(self, step: int, values: Mapping[str, float], **more: Any) -> None:
+        """Record numbers of a step; ``more`` goes to the JSON line alone."""
+        if self._lines is not None:
+            self._lines.write(json.dumps({"step": step, **more, **values}) + "\n")
+            self._lines.flush()
+        if self._writer is not None:
+            for name, value in values.items():
+                self._writer.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        if self._lines is not None:
+            self._lines.close()
+        if self._writer is not None:
+            self._writer.close()
+
+
+def _lines(path: Path) -> list[str]:
+    """The whole lines of a file; a last line that a killed run left unfinished is dropped."""
+    if not path.is_file():
+        return []
+    return [
+        line for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")
+    ]
+
+
+class Means:
+    """Running means of detached tensors, kept on the device until they are read.
+
+    It also notes the first step whose values were not finite, again without reading the device.
+    """
+
+    def __init__(self) -> None:
+        self._sums: dict[str, torch.Tensor] = {}
+        self._counts: dict[str, int] = {}
+        self._bad: torch.Tensor | None = None
+
+    def add(self, step: int, values: Mapping[str, torch.Tensor]) -> None:
+        for name, value in values.items():
+            value = value.detach().float()
+            known = self._sums.get(name)
+            self._sums[name] = value.clone() if known is None else known + value
+            self._counts[name] = self._counts.get(name, 0) + 1
+        finite = torch.stack([torch.isfinite(v.detach()).all() for v in values.values()]).all()
+        now = torch.where(finite, 0, step)
+        self._bad = now if self._bad is None else torch.where(self._bad > 0, self._bad, now)
+
+    def read(self) -> tuple[dict[str, float], int]:
+        """The means since the last reading, and the first bad step (0: none); waits for the device once."""
+        names = list(self._sums)
+        if not names or self._bad is None:
+            return {}, 0
+        packed = torch.stack([*(self._sums[n].double() for n in names), self._bad.double()]).tolist()
+        means = {n: value / self._counts[n] for n, value in zip(names, packed)}
+        self._sums, self._counts, self._bad = {}, {}, None
+        return means, int(packed[-1])
+
+
+class Bar:
+    """A progress bar on a terminal; silent elsewhere.
+
+    Args:
+        total: steps.
+        label: text before the bar.
+    """
+
+    def __init__(self, total: int, label: str, *, enabled: bool = True) -> None:
+        self.total, self.label, self.done = total, label, 0
+        self._shown = enabled and sys.stderr.isatty()
+        self._start = self._last = time.monotonic()
+
+    def update(self, steps: int = 1) -> None:
+        self.done += steps
+        now = time.monotonic()
+        if self._shown and (now - self._last > 0.2 or self.done >= self.total):
+            self._last = now
+            share = self.done / max(1, self.total)
+            left = (now - self._start) / max(share, 1e-9) * (1 - share)
+            filled = "#" * int(24 * share)
+            sys.stderr.write(f"\r{self.label} [{filled:<24}] {self.done}/{self.total} {left:4.0f} s left ")
+            sys.stderr.flush()
+
+    def close(self) -> None:
+        if self._shown:
+            sys.stderr.write("\r\033[K")
+            sys.stderr.flush()

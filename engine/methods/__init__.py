@@ -1,0 +1,1 @@
+"""One module a method: ``build_extractor(cfg)`` for evaluation, ``build(cfg, data)`` for training."""

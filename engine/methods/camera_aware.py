@@ -1,0 +1,152 @@
+"""Camera-aware instance learning with cross-domain mixup: the main method.
+
+Source: Luo, Song, Zhang, Generalizing Person Re-Identification by Camera-Aware Invariance Learning and Cross-Domain
+Mixup, ECCV 2020. Without a target it is the single-domain baseline: the source term alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from ignite.engine import Engine
+from torch import nn
+from torch.nn import functional as F
+from torch.optim import Optimizer
+from yacs.config import CfgNode
+
+from datasets import Batch
+from engine.data import Data
+from engine.distributed import parallel
+from engine.evaluator import extract
+from engine.log import LOGGER
+from engine.method import Method, TrainStep
+from engine.optim import Precision, build_optimizer, build_scheduler
+from losses.classification import mixup_virtual_class
+from losses.neighborhood import camera_agnostic_terms, camera_aware_terms
+from modeling.backbones import build_backbone
+from modeling.memory import FeatureMemory
+from modeling.reid import ReIDNet
+
+
+def build_extractor(cfg: CfgNode) -> nn.Module:
+    """The network without its classifier, with weights still to be loaded."""
+    return ReIDNet(build_backbone(cfg.MODEL.BACKBONE, last_stride=cfg.MODEL.LAST_STRIDE), num_classes=0)
+
+
+def build(cfg: CfgNode, data: Data) -> Method:
+    """Network, memory, optimizer and training step."""
+    settings, ranks = cfg.CAMERA_AWARE, data.ranks
+    source, target = data.domains["source"], data.domains.get("target")
+    model = cfg.MODEL
+    pretrained = "none" if model.WEIGHTS else model.PRETRAINED
+    backbone = build_backbone(model.BACKBONE, last_stride=model.LAST_STRIDE, pretrained=pretrained)
+    bare = ReIDNet(backbone, source.num_identities, sync_neck=model.SYNC_BN and ranks.world > 1)
+    bare = bare.to(ranks.device, memory_format=torch.channels_last)
+    network = parallel(bare, ranks, sync_bn=model.SYNC_BN)
+    precision = Precision(cfg.SOLVER.AMP, ranks.device)
+    optimizer = build_optimizer(
+        cfg, backbone.parameters(), [*bare.neck.parameters(), *bare.classifier.parameters()]
+    )
+    scheduler = build_scheduler(cfg, optimizer)
+    state = {"model": network, "optimizer": optimizer, "scaler": precision.scaler, "scheduler": scheduler}
+    source_step = source_only(data, network, precision, optimizer)
+    if target is None:
+        return Method(source_step, bare, state, scheduler)
+
+    state["memory"] = memory = FeatureMemory(len(target.images), bare.dim).to(ranks.device)
+    repeats = 1 + -(
+        -data.batch_size // len(target.images)
+    )  # the end of one pass may meet the start of the next
+
+    def train_step(engine: Engine, batches: Mapping[str, Batch]) -> dict[str, torch.Tensor]:
+        step, epoch = engine.state.iteration, engine.state.epoch - settings.SOURCE_EPOCHS
+        if epoch < 1:
+            return source_step(engine, batches)
+        pids, index, cams = batches["source"].pids, batches["target"].index, batches["target"].cams
+        images = data.augmented("source", batches["source"], step)  # [B/2, 3, H, W]
+        target_images = data.augmented("target", batches["target"], step)
+        mixed = settings.MIXUP and epoch >= settings.MIXUP_START
+        if mixed:
+            lam = mixing_share(cfg.SEED, step, settings.MIXUP_ALPHA)
+            images = torch.lerp(target_images, images, lam)
+        with precision.autocast():
+            halves = network(torch.cat([images, target_images]), joint=True)
+        if mixed:
+            agents = memory.features[index]  # [B/2, D]
+            losses = {"mixup": mixup_virtual_class(halves.source, bare.classifier.weight, pids, agents, lam)}
+        else:
+            losses = {"id": F.cross_entropy(halves.logits.float(), pids)}
+        features = F.normalize(halves.target)
+        weights = active_weights(settings, epoch, target.num_cameras)
+        neighbors, counts = neighbor_losses(weights, settings, memory, features, index, cams, target.cams)
+        loss = sum((weights[name] * value for name, value in neighbors.items()), *losses.values())
+        precision.step(loss, optimizer)
+        keep = 0.0 if epoch == 1 and settings.MEMORY_INIT == "first" else settings.KEEP
+        memory.update(features, index, keep=keep, rounds=repeats)
+        return {k: v.detach() for k, v in {"loss": loss, **losses, **neighbors, **counts}.items()}
+
+    def prepare(epoch: int) -> None:
+        if epoch == settings.SOURCE_EPOCHS + 1 and settings.MEMORY_INIT == "pass":
+            LOGGER.info("filling the memory with the features of %d target images", len(target.images))
+            features = extract(bare, target.images, data.plain, ranks, precision, label="memory")
+            memory.features.copy_(F.normalize(features.vectors))
+
+    milestones = {settings.SOURCE_EPOCHS: "direct transfer"} if settings.SOURCE_EPOCHS else {}
+    return Method(train_step, bare, state, scheduler, prepare, milestones)
+
+
+def source_only(data: Data, network: nn.Module, precision: Precision, optimizer: Optimizer) -> TrainStep:
+    """The step of the baseline: identities of the source alone."""
+
+    def train_step(engine: Engine, batches: Mapping[str, Batch]) -> dict[str, torch.Tensor]:
+        images = data.augmented("source", batches["source"], engine.state.iteration)
+        with precision.autocast():
+            halves = network(images)
+        loss = F.cross_entropy(halves.logits.float(), batches["source"].pids)
+        precision.step(loss, optimizer)
+        return {"loss": loss.detach(), "id": loss.detach()}
+
+    return train_step
+
+
+def active_weights(settings: CfgNode, epoch: int, num_cameras: int) -> dict[str, float]:
+    """Weights of the neighbourhood losses that count in an epoch (from 1); with one camera there is no inter loss."""
+    if settings.NEIGHBOR_MODE == "camera_agnostic":
+        schedule = {"agnostic": (settings.AGNOSTIC_WEIGHT, settings.AGNOSTIC_START)}
+    else:
+        inter = settings.INTER_WEIGHT if num_cameras > 1 else 0.0
+        schedule = {
+            "intra": (settings.INTRA_WEIGHT, settings.INTRA_START),
+            "inter": (inter, settings.INTER_START),
+        }
+    return {name: weight for name, (weight, start) in schedule.items() if weight > 0 and epoch >= start}
+
+
+def neighbor_losses(
+    weights: Mapping[str, float],
+    settings: CfgNode,
+    memory: FeatureMemory,
+    features: torch.Tensor,
+    index: torch.Tensor,
+    cams: torch.Tensor,
+    memory_cams: torch.Tensor,
+) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    """The unweighted losses named in ``weights``, and the mean number of neighbours behind each."""
+    if not weights:
+        return {}, {}
+    options = {"scale": settings.SCALE, "eps": settings.EPS}
+    similarity = memory.similarity(features)  # [B/2, N]
+    if "agnostic" in weights:
+        terms = camera_agnostic_terms(similarity, index, **options)
+        return {"agnostic": terms.intra}, {"agnostic_neighbors": terms.intra_neighbors.float().mean()}
+    terms = camera_aware_terms(similarity, index, cams, memory_cams, **options)
+    losses = {name: getattr(terms, name) for name in weights}
+    counts = {f"{name}_neighbors": getattr(terms, f"{name}_neighbors").float().mean() for name in weights}
+    return losses, counts
+
+
+def mixing_share(seed: int, step: int, alpha: float) -> float:
+    """λ ~ Beta(α, α) of a step: the source's share, the same on all ranks."""
+    return float(np.random.default_rng((seed, step)).beta(alpha, alpha))

@@ -1,0 +1,103 @@
+"""Optimizer, learning-rate schedule and mixed precision from the config."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import SGD, Adam, AdamW, Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+from yacs.config import CfgNode
+
+from engine.errors import InputError
+
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+
+
+def build_optimizer(cfg: CfgNode, backbone: Iterable[nn.Parameter], new: Iterable[nn.Parameter]) -> Optimizer:
+    """The optimizer with two groups: the backbone at ``SOLVER.LR``, new layers at ``SOLVER.NEW_LR``."""
+    solver = cfg.SOLVER
+    groups: list[dict[str, Any]] = [
+        {"params": [p for p in backbone if p.requires_grad], "lr": solver.LR},
+        {"params": [p for p in new if p.requires_grad], "lr": solver.NEW_LR},
+    ]
+    groups = [g for g in groups if g["params"]]
+    fused = groups[0]["params"][0].is_cuda
+    common: dict[str, Any] = {
+        "weight_decay": solver.WEIGHT_DECAY,
+        "fused": fused,
+        "foreach": False if fused else None,
+    }
+    if solver.OPTIMIZER == "sgd":
+        return SGD(groups, momentum=solver.MOMENTUM, nesterov=solver.NESTEROV, **common)
+    return {"adam": Adam, "adamw": AdamW}[solver.OPTIMIZER](groups, **common)
+
+
+def rate_factor(
+    epoch: int,
+    *,
+    epochs: int,
+    scheduler: str,
+    steps: list[int],
+    gamma: float,
+    warmup: int,
+    warmup_factor: float,
+) -> float:
+    """The learning rate of an epoch as a share of the configured one.
+
+    Args:
+        epoch: finished epochs, from 0.
+        steps: multistep: the factor ``gamma`` enters after each of these epochs.
+        warmup: epochs over which the rate rises linearly from ``warmup_factor``.
+    """
+    ramp = warmup_factor + (1 - warmup_factor) * min(1.0, epoch / warmup) if warmup else 1.0
+    if scheduler == "cosine":
+        progress = max(0, epoch - warmup) / max(1, epochs - warmup)
+        return ramp * 0.5 * (1 + math.cos(math.pi * progress))
+    return ramp * gamma ** sum(epoch >= step for step in steps)
+
+
+def build_scheduler(cfg: CfgNode, optimizer: Optimizer) -> LambdaLR:
+    """The schedule, to be stepped once an epoch."""
+    solver = cfg.SOLVER
+    options = {
+        "epochs": solver.EPOCHS,
+        "scheduler": solver.SCHEDULER,
+        "steps": list(solver.STEPS),
+        "gamma": solver.GAMMA,
+        "warmup": solver.WARMUP_EPOCHS,
+        "warmup_factor": solver.WARMUP_FACTOR,
+    }
+    return LambdaLR(optimizer, lambda epoch: rate_factor(epoch, **options))
+
+
+class Precision:
+    """Mixed precision: the autocast context and, for float16, the loss scaler.
+
+    Args:
+        amp: float32, float16 (GPUs only) or bfloat16.
+        device: where the network runs.
+    """
+
+    def __init__(self, amp: str, device: torch.device) -> None:
+        if amp == "float16" and device.type == "cpu":
+            raise InputError("SOLVER.AMP float16 needs a GPU: set SOLVER.AMP bfloat16 or float32 for the CPU")
+        self.dtype, self.device = DTYPES[amp], device
+        self.scaler = torch.amp.GradScaler(device.type, enabled=amp == "float16")
+
+    def autocast(self) -> contextlib.AbstractContextManager[Any]:
+        """The context for forward passes."""
+        if self.dtype == torch.float32:
+            return contextlib.nullcontext()
+        return torch.autocast(self.device.type, self.dtype)
+
+    def step(self, loss: torch.Tensor, optimizer: Optimizer) -> None:
+        """Backward and one optimizer step; a float16 step whose gradients overflow is left out by the scaler."""
+        optimizer.zero_grad(set_to_none=True)
+        self.scaler.scale(loss).backward()
+        self.scaler.step(optimizer)
+        self.scaler.update()

@@ -1,0 +1,113 @@
+"""Evaluation on the target during training, what it has said so far, and the table at the end."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ignite.engine import Engine
+from torch import nn
+from yacs.config import CfgNode
+
+from engine.data import Evaluation
+from engine.distributed import Ranks
+from engine.evaluator import extract
+from engine.log import LOGGER, Recorder
+from engine.optim import Precision
+from engine.ranklist import draw_rank_list
+from engine.retrieval import Features, Retrieval, evaluate
+
+
+@dataclass
+class Progress:
+    """All evaluations of a run and the best mAP; part of every checkpoint."""
+
+    best: float = -1.0
+    history: list[dict[str, Any]] = field(default_factory=list)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"best": self.best, "history": list(self.history)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.best, self.history = state["best"], list(state["history"])
+
+
+def features_of(
+    cfg: CfgNode, extractor: nn.Module, target: Evaluation, ranks: Ranks
+) -> tuple[Features, Features]:
+    """Query and gallery features of a dataset, complete on every rank."""
+    precision = Precision(
+        "float32" if cfg.SOLVER.AMP == "float16" and ranks.device.type == "cpu" else cfg.SOLVER.AMP,
+        ranks.device,
+    )
+    options = {"batch_size": cfg.TEST.BATCH_SIZE, "flip": cfg.TEST.FLIP}
+    query = extract(extractor, target.query, target.plain, ranks, precision, label="query", **options)
+    gallery = extract(extractor, target.gallery, target.plain, ranks, precision, label="gallery", **options)
+    return query, gallery
+
+
+class TargetEvaluation:
+    """An ignite handler that scores the target and keeps the history.
+
+    Args:
+        extractor: the bare network.
+        target: query and gallery.
+        progress: restored with the run.
+    """
+
+    def __init__(
+        self,
+        cfg: CfgNode,
+        extractor: nn.Module,
+        target: Evaluation,
+        ranks: Ranks,
+        recorder: Recorder,
+        progress: Progress,
+    ) -> None:
+        self.cfg, self.extractor, self.target = cfg, extractor, target
+        self.ranks, self.recorder, self.progress = ranks, recorder, progress
+        self.features: tuple[Features, Features] | None = None
+
+    def score(self, engine: Engine, title: str) -> bool:
+        """Evaluate on all ranks; True if no trained state was better before."""
+        test = self.cfg.TEST
+        query, gallery = self.features = features_of(self.cfg, self.extractor, self.target, self.ranks)
+        result = evaluate(
+            query, gallery, ap=test.AP, ranks=tuple(test.RANKS), metric=test.METRIC, device=self.ranks.device
+        )
+        values = {"mAP": float(result.mAP), "mINP": float(result.mINP)}
+        values |= {f"rank{r}": float(c) for r, c in zip(test.RANKS, result.cmc)}
+        self.progress.history.append({"epoch": engine.state.epoch, "title": title, **values})
+        self.recorder.add(engine.state.iteration, {f"target/{k}": v for k, v in values.items()}, title=title)
+        self._tell(engine.state.epoch, title, result)
+        if engine.state.epoch == 0 or result.mAP <= self.progress.best:
+            return False
+        self.progress.best = float(result.mAP)
+        return True
+
+    def _tell(self, epoch: int, title: str, result: Retrieval) -> None:
+        cmc = "  ".join(f"Rank-{r} {100 * float(c):.1f}" for r, c in zip(self.cfg.TEST.RANKS, result.cmc))
+        LOGGER.info(
+            "%s (epoch %d): %s  mAP %.1f  %s  [%s AP; %d of %d queries have a match]",
+            title, epoch, self.target.name, 100 * float(result.mAP), cmc, self.cfg.TEST.AP,
+            len(result.per_query_ap) - result.skipped, len(result.per_query_ap),
+        )  # fmt: skip
+
+    def table(self) -> str:
+        """The evaluations of the run, one line each, the best marked."""
+        history, ranks = self.progress.history, self.cfg.TEST.RANKS
+        header = f"{self.target.name:<24}{'epoch':>6}{'mAP':>8}" + "".join(f"{f'Rank-{r}':>9}" for r in ranks)
+        lines = [header, "-" * len(header)]
+        for entry in history:
+            numbers = f"{100 * entry['mAP']:8.1f}" + "".join(f"{100 * entry[f'rank{r}']:9.1f}" for r in ranks)
+            star = "  best" if entry["epoch"] and entry["mAP"] == self.progress.best else ""
+            lines.append(f"{entry['title']:<24}{entry['epoch']:6d}{numbers}{star}")
+        return "\n".join([*lines, f"({self.cfg.TEST.AP} average precision, in percent)"])
+
+    def draw(self, path: Path) -> bool:
+        """Draw the rank list of the last evaluation (first rank); False where there is none."""
+        if not (self.cfg.LOG.RANK_LIST and self.ranks.first and self.features):
+            return False
+        draw_rank_list(path, *self.features, queries=self.cfg.LOG.RANK_LIST)
+        return True

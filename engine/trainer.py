@@ -1,0 +1,247 @@
+"""One training run: data, method, handlers in one visible order, go."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from ignite.engine import Engine, Events
+from yacs.config import CfgNode
+
+from engine import checkpoint
+from engine.data import Data, Evaluation, build_data, build_evaluation, on_device
+from engine.distributed import Ranks, StopRequest, average_buffers, bare, barrier
+from engine.errors import InputError
+from engine.log import LOGGER, Recorder, setup_text
+from engine.method import Method
+from engine.methods.table import METHODS
+from engine.monitor import Monitor
+from engine.target import Progress, TargetEvaluation
+
+
+class Stopped(Exception):
+    """All ranks agreed to stop on a signal; the checkpoint is written."""
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(signum)
+        self.signum = signum
+
+
+def run(cfg: CfgNode, ranks: Ranks) -> None:
+    """Train as the config says, on this rank.
+
+    Raises:
+        Stopped: after SIGTERM or SIGINT, with the checkpoint saved.
+        InputError, DatasetError, ModelError: input that cannot be used; nothing was overwritten.
+    """
+    logs, saved = Path(cfg.OUTPUT_DIR) / "logs" / cfg.NAME, Path(cfg.OUTPUT_DIR) / "checkpoints" / cfg.NAME
+    resume = checkpoint.find_resume(cfg.RESUME, saved)
+    _make_folders(cfg, ranks, (logs, saved))
+    setup_text(logs / "train.log" if ranks.first else None, quiet=not ranks.first)
+    torch.use_deterministic_algorithms(cfg.DETERMINISTIC, warn_only=True)
+    torch.manual_seed(cfg.SEED)  # initial weights; the same on all ranks
+
+    data, target = build_data(cfg, ranks), build_evaluation(cfg, cfg.DATASETS.TARGET)
+    method, progress = METHODS[cfg.METHOD].build(cfg, data), Progress()
+    _load_weights(cfg, method)
+    state = {**method.state, "progress": progress}
+    done = _restore(cfg, ranks, data, state, resume)
+    length, epochs = len(data.streams), cfg.SOLVER.EPOCHS
+    if ranks.first:
+        _introduce(cfg, ranks, data, target, resume, done)
+        if not resume and (moved := checkpoint.set_aside(saved)):
+            LOGGER.info("an earlier run of this name: its checkpoints are kept as %s", ", ".join(moved))
+    recorder = Recorder(logs if ranks.first else None, tensorboard=cfg.LOG.TENSORBOARD, after=done)
+    monitor = Monitor(cfg, data, method, recorder)
+    evaluation = TargetEvaluation(cfg, method.extractor, target, ranks, recorder, progress)
+    stop = StopRequest(ranks)
+
+    def evaluate_at_start(engine: Engine) -> None:
+        if cfg.TEST.AT_START and not done:
+            evaluation.score(engine, "start")
+
+    def prepare_epoch(engine: Engine) -> None:
+        if engine.state.iteration % length == 0:  # not when resuming in the middle of an epoch
+            method.prepare(engine.state.epoch)
+        monitor.start_epoch(engine)
+
+    def seed_step(engine: Engine) -> None:
+        """Random numbers of a step come from (seed, step, rank), so that a resumed run draws the same."""
+        torch.manual_seed((cfg.SEED * 1_000_003 + engine.state.iteration) * 4099 + ranks.rank)
+
+    def stop_in_epoch(engine: Engine) -> None:
+        position = engine.state.iteration % length
+        if stop.agreed() and position:  # at an epoch's end ``finish_epoch`` saves
+            monitor.report(engine, position)
+            _save(cfg, ranks, saved, state, engine, mid_epoch=True)
+            raise Stopped(stop.agreed())
+
+    def finish_epoch(engine: Engine) -> None:
+        monitor.bar.close()
+        epoch = engine.state.epoch
+        average_buffers(state["model"], ranks)
+        method.scheduler.step()
+        title = _evaluation_title(cfg, method, epoch)
+        best = evaluation.score(engine, title) if title else False
+        if best or epoch % cfg.CHECKPOINT.PERIOD == 0 or epoch == epochs or stop.agreed():
+            _save(cfg, ranks, saved, state, engine, best=best)
+        if stop.agreed():
+            raise Stopped(stop.agreed())
+
+    engine = Engine(method.train_step)
+    engine.logger.disabled = True  # its errors reach the user once, from the entry point
+    engine.add_event_handler(Events.STARTED, evaluate_at_start)
+    engine.add_event_handler(Events.EPOCH_STARTED, prepare_epoch)
+    engine.add_event_handler(Events.ITERATION_STARTED, seed_step)
+    engine.add_event_handler(Events.ITERATION_COMPLETED, monitor.add_step)
+    engine.add_event_handler(Events.ITERATION_COMPLETED, stop.poll)
+    engine.add_event_handler(Events.ITERATION_COMPLETED, stop_in_epoch)
+    engine.add_event_handler(Events.EPOCH_COMPLETED, finish_epoch)
+    data.streams.start(done)
+    try:
+        with stop:
+            if done < length * epochs:  # ignite would start a finished run anew
+                engine.load_state_dict({"iteration": done, "epoch_length": length, "max_epochs": epochs})
+                engine.run(on_device(data.streams, ranks.device), max_epochs=epochs, epoch_length=length)
+    finally:
+        data.streams.close()
+        recorder.close()
+    if ranks.first:
+        _conclude(evaluation, logs, saved)
+
+
+def _make_folders(cfg: CfgNode, ranks: Ranks, folders: tuple[Path, ...]) -> None:
+    """Make the run's folders and save the resolved config beside the logs."""
+    if ranks.first:
+        try:
+            for folder in folders:
+                folder.mkdir(parents=True, exist_ok=True)
+            (folders[0] / "config.yml").write_text(cfg.dump(), encoding="utf-8")
+        except OSError as error:
+            raise InputError(f"cannot write below OUTPUT_DIR {cfg.OUTPUT_DIR!r}: {error}") from None
+    barrier(ranks)
+
+
+def _load_weights(cfg: CfgNode, method: Method) -> None:
+    if cfg.MODEL.WEIGHTS:
+        network = bare(method.state["model"])
+        _, skipped = checkpoint.load_weights(network, cfg.MODEL.WEIGHTS, optional=("classifier.",))
+        LOGGER.info(
+            "weights from %s%s", cfg.MODEL.WEIGHTS, f"; skipped {', '.join(skipped)}" if skipped else ""
+        )
+
+
+def _restore(cfg: CfgNode, ranks: Ranks, data: Data, state: dict[str, Any], path: Path | None) -> int:
+    """Load a run's state; returns its finished steps (0 for a new run)."""
+    if path is None:
+        return 0
+    content = checkpoint.read_checkpoint(path)
+    if content.get("method") != cfg.METHOD or "engine" not in content:
+        raise InputError(
+            f"RESUME {path}: not a checkpoint of METHOD {cfg.METHOD} but of {content.get('method')!r}; to start "
+            "from its weights alone, set MODEL.WEIGHTS"
+        )
+    length, saved_length = len(data.streams), content["engine"]["epoch_length"]
+    if saved_length != length:
+        raise InputError(
+            f"RESUME {path}: its epochs have {saved_length} steps, this run's have {length}; use the same data, batch "
+            "size and DATALOADER.ITERS_PER_EPOCH"
+        )
+    checkpoint.restore(state, content, f"RESUME {path}")
+    if "rank_buffers" in content:
+        checkpoint.restore_buffers(state["model"], content["rank_buffers"], ranks)
+    return int(content["engine"]["iteration"])
+
+
+def _introduce(
+    cfg: CfgNode, ranks: Ranks, data: Data, target: Evaluation, resume: Path | None, done: int
+) -> None:
+    """Say what is about to run."""
+    device = (
+        torch.cuda.get_device_name(ranks.device)
+        if ranks.device.type == "cuda"
+        else f"CPU, {torch.get_num_threads()} threads"
+    )
+    LOGGER.info(
+        "run %s: METHOD %s, %d process(es) on %s, torch %s",
+        cfg.NAME,
+        cfg.METHOD,
+        ranks.world,
+        device,
+        torch.__version__,
+    )
+    for name, domain in data.domains.items():
+        known = f"{domain.num_identities} identities, " if domain.num_identities else "identities hidden, "
+        LOGGER.info(
+            "%s: %s, %d images, %s%d cameras",
+            name,
+            domain.images.split.name,
+            len(domain.images),
+            known,
+            domain.num_cameras,
+        )
+    LOGGER.info(
+        "evaluated on %s: %d query, %d gallery images", target.name, len(target.query), len(target.gallery)
+    )
+    share = data.batch_size // ranks.world
+    LOGGER.info(
+        "batch %d: %d images a domain, %d a domain on each process, and batch norm sees %d at once%s",
+        cfg.DATALOADER.BATCH_SIZE, data.batch_size, share, share * len(data.domains),
+        " (synchronised)" if cfg.MODEL.SYNC_BN and ranks.world > 1 else "",
+    )  # fmt: skip
+    if resume:
+        LOGGER.info("resuming %s after %d steps (%.2f epochs)", resume, done, done / len(data.streams))
+    elif cfg.RESUME == "auto":
+        LOGGER.info("RESUME auto: no checkpoint yet, starting anew")
+
+
+def _evaluation_title(cfg: CfgNode, method: Method, epoch: int) -> str:
+    """What to call the evaluation after an epoch; empty where none is due."""
+    if epoch in method.milestones:
+        return method.milestones[epoch]
+    if epoch == cfg.SOLVER.EPOCHS:
+        return "final"
+    return "training" if cfg.TEST.PERIOD and epoch % cfg.TEST.PERIOD == 0 else ""
+
+
+def _save(
+    cfg: CfgNode,
+    ranks: Ranks,
+    folder: Path,
+    state: dict[str, Any],
+    engine: Engine,
+    *,
+    best: bool = False,
+    mid_epoch: bool = False,
+) -> None:
+    """Write last.pt, best.pt if it is, and a numbered one if wanted; all ranks take part, the first writes."""
+    buffers = checkpoint.rank_buffers(state["model"], ranks) if mid_epoch else None
+    if ranks.first:
+        content = {
+            **checkpoint.collect(state),
+            "engine": {"iteration": engine.state.iteration, "epoch_length": engine.state.epoch_length},
+            "method": cfg.METHOD,
+            "config": cfg.dump(),
+            "format": checkpoint.FORMAT,
+        }
+        if buffers is not None:
+            content["rank_buffers"] = buffers
+        checkpoint.save(folder / "last.pt", content)
+        if best:
+            checkpoint.save(folder / "best.pt", content)
+        if cfg.CHECKPOINT.N_SAVED and not mid_epoch:
+            checkpoint.save(folder / f"epoch-{engine.state.epoch:05d}.pt", content)
+            for old in sorted(folder.glob("epoch-*.pt"))[: -cfg.CHECKPOINT.N_SAVED]:
+                old.unlink()
+    barrier(ranks)
+
+
+def _conclude(evaluation: TargetEvaluation, logs: Path, saved: Path) -> None:
+    """The table of the run and where everything lies."""
+    picture = logs / "ranklist.png"
+    LOGGER.info("results\n\n%s\n", evaluation.table())
+    LOGGER.info("logs %s/ (train.log, metrics.jsonl, config.yml, tensorboard)", logs)
+    LOGGER.info("checkpoints %s and %s", saved / "last.pt", saved / "best.pt")
+    if evaluation.draw(picture):
+        LOGGER.info("rank list %s (query blue, right green, wrong red)", picture)

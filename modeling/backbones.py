@@ -1,0 +1,129 @@
+"""Backbones: torchvision's ResNets with a choosable last stride, their IBN-a variants, and a small one for CPUs."""
+
+from __future__ import annotations
+
+import torch
+import torchvision
+from torch import nn
+from torchvision.models.resnet import BasicBlock, ResNet
+
+from modeling.errors import ModelError
+from modeling.weights import load_backbone
+
+RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101")
+
+
+class IBN(nn.Module):
+    """Instance norm on the first half of the channels, batch norm on the rest.
+
+    Source: Pan et al., Two at Once, ECCV 2018, figure 3 (a). Parameter names are those of published weights.
+
+    Args:
+        channels: of the input [B, channels, H, W].
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.half = channels // 2
+        self.IN = nn.InstanceNorm2d(self.half, affine=True)
+        self.BN = nn.BatchNorm2d(channels - self.half)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        first, second = x.split([self.half, x.shape[1] - self.half], dim=1)
+        return torch.cat([self.IN(first), self.BN(second)], dim=1)
+
+
+class Backbone(nn.Module):
+    """A ResNet without its pooling and classifier.
+
+    Args:
+        resnet: gives the layers.
+        last_stride: 1 or 2, of the last stage.
+    """
+
+    def __init__(self, resnet: ResNet, last_stride: int) -> None:
+        super().__init__()
+        self.conv1, self.bn1, self.relu, self.maxpool = resnet.conv1, resnet.bn1, resnet.relu, resnet.maxpool
+        self.layer1, self.layer2 = resnet.layer1, resnet.layer2
+        self.layer3, self.layer4 = resnet.layer3, resnet.layer4
+        if last_stride == 1:
+            _unstride(self.layer4)
+        self.out_channels = int(resnet.fc.in_features)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Images [B, 3, H, W], normalised, to feature maps [B, out_channels, H/s, W/s], s = 16 or 32."""
+        x = self.maxpool(self.relu(self.bn1(self.conv1(images))))
+        return self.layer4(self.layer3(self.layer2(self.layer1(x))))
+
+
+class TinyBackbone(nn.Module):
+    """A small residual network to be trained from scratch on CPUs: [B, 3, H, W] to [B, 256, H/8, W/8]."""
+
+    out_channels = 256
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(
+            nn.Conv2d(3, 32, 5, stride=2, padding=2, bias=False), nn.BatchNorm2d(32), nn.ReLU(inplace=True)
+        )
+        widths, strides = (32, 64, 128, 256), (1, 2, 2, 1)
+        self.stages = nn.Sequential(
+            *(_basic_block(a, b, s) for a, b, s in zip((32, *widths[:-1]), widths, strides, strict=True))
+        )
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.stages(self.stem(images))
+
+
+def _basic_block(channels: int, width: int, stride: int) -> BasicBlock:
+    shortcut = None
+    if stride != 1 or channels != width:
+        shortcut = nn.Sequential(nn.Conv2d(channels, width, 1, stride, bias=False), nn.BatchNorm2d(width))
+    return BasicBlock(channels, width, stride, shortcut)
+
+
+def _unstride(layer: nn.Module) -> None:
+    for module in layer.modules():
+        if isinstance(module, nn.Conv2d) and module.stride == (2, 2):
+            module.stride = (1, 1)
+
+
+def build_backbone(name: str, *, last_stride: int = 1, pretrained: str = "none") -> Backbone | TinyBackbone:
+    """A backbone by name.
+
+    Args:
+        name: tiny, resnet18, resnet34, resnet50, resnet101, resnet50_ibn_a or resnet101_ibn_a.
+        last_stride: 1 or 2, of a ResNet's last stage.
+        pretrained: none, imagenet (torchvision's weights, downloaded or from its cache), or a file's path.
+
+    Raises:
+        ModelError: an unknown name, or weights that are missing or do not fit.
+    """
+    if name == "tiny":
+        if pretrained == "imagenet":
+            raise ModelError(
+                "MODEL.BACKBONE tiny has no ImageNet weights: set MODEL.PRETRAINED none (or a path)"
+            )
+        backbone: Backbone | TinyBackbone = TinyBackbone()
+    else:
+        base = name.removesuffix("_ibn_a")
+        if base not in RESNETS:
+            raise ModelError(
+                f"MODEL.BACKBONE {name!r} is unknown, known are tiny, {', '.join(RESNETS)}, …_ibn_a"
+            )
+        backbone = Backbone(torchvision.models.get_model(base, weights=None), last_stride)
+        if name != base:
+            _instance_normalise(backbone)
+    if pretrained != "none":
+        load_backbone(backbone, name, pretrained)
+    return backbone
+
+
+def _instance_normalise(backbone: Backbone) -> None:
+    """IBN-a: the first norm of every block of the stages 1 to 3."""
+    for stage in (backbone.layer1, backbone.layer2, backbone.layer3):
+        for block in stage:
+            block.bn1 = IBN(block.bn1.num_features)

@@ -1,0 +1,61 @@
+"""The re-identification network: backbone, global average pooling, batch-norm neck, classifier."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+from modeling.split_norm import SplitBatchNorm1d
+
+
+class Halves(NamedTuple):
+    """What a training pass gives; ``target`` is empty for a batch of the source alone."""
+
+    source: torch.Tensor  # [B/2, D] neck output of the source (or mixed) half
+    target: torch.Tensor  # [B/2, D] neck output of the target half
+    logits: torch.Tensor  # [B/2, C] of the source half
+
+
+class ReIDNet(nn.Module):
+    """Backbone, pooling, split batch-norm neck (its bias frozen) and a bias-free classifier.
+
+    Source: Luo et al., Bag of Tricks (BNNeck), CVPR-W 2019; the split neck is Luo et al., ECCV 2020.
+
+    Args:
+        backbone: maps images to [B, D, h, w]; has ``out_channels`` = D.
+        num_classes: C, identities of the source; 0 leaves the classifier out (for evaluation).
+        sync_neck: neck statistics over the images of all ranks.
+    """
+
+    def __init__(self, backbone: nn.Module, num_classes: int, *, sync_neck: bool = False) -> None:
+        super().__init__()
+        self.dim = int(backbone.out_channels)  # type: ignore[arg-type]
+        self.backbone = backbone
+        self.neck = SplitBatchNorm1d(self.dim, sync=sync_neck)
+        self.neck.bias.requires_grad_(False)
+        self.classifier = nn.Linear(self.dim, num_classes, bias=False) if num_classes else None
+        if self.classifier is not None:
+            nn.init.normal_(self.classifier.weight, std=0.001)
+
+    def embed(self, images: torch.Tensor) -> torch.Tensor:
+        """Pooled features before the neck, at least float32: [B, 3, H, W] to [B, D]."""
+        pooled = self.backbone(images).mean(dim=(2, 3))
+        return pooled.float() if pooled.dtype in (torch.float16, torch.bfloat16) else pooled
+
+    def forward(self, images: torch.Tensor, *, joint: bool = False) -> torch.Tensor | Halves:
+        """Features of images [B, 3, H, W], normalised; with ``joint`` the first half of a batch is the source's.
+
+        Returns:
+            In evaluation the neck's output [B, D], the retrieval feature; in training ``Halves``.
+        """
+        pooled = self.embed(images)
+        if not self.training:
+            return self.neck.whole(pooled)
+        assert self.classifier is not None, "a network without a classifier cannot train"
+        if joint:
+            source, target = self.neck(pooled)
+        else:
+            source, target = self.neck.whole(pooled), pooled[:0]
+        return Halves(source, target, self.classifier(source))

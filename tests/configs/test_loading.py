@@ -1,0 +1,187 @@
+"""The configuration refuses what it does not understand, in one line that helps."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from configs import ConfigError, load
+from configs.defaults import _C
+from configs.flat import TABLE
+from configs.loading import known_keys
+
+TEMPLATES = sorted(Path("configs").glob("**/*.yml"))
+
+
+@pytest.mark.parametrize("path", TEMPLATES, ids=lambda p: str(p.relative_to("configs")))
+def test_every_template_loads(path: Path) -> None:
+    cfg = load(path)
+    assert cfg.is_frozen()
+    assert (cfg.NAME == path.stem) == (path.parent.name == "configs")
+
+
+def test_templates_hold_the_published_recipe() -> None:
+    cfg = load("configs/duke2market.yml")
+    assert (cfg.DATASETS.SOURCES, cfg.DATASETS.TARGET) == (["duke"], "market")
+    assert (cfg.DATALOADER.BATCH_SIZE, cfg.SOLVER.EPOCHS, cfg.SOLVER.STEPS) == (256, 70, [60])
+    method = cfg.CAMERA_AWARE
+    assert (method.SCALE, method.EPS, method.MIXUP_ALPHA, method.KEEP) == (10, 0.8, 0.6, 0.6)
+    assert (method.INTRA_START, method.INTER_START, method.INTER_WEIGHT) == (11, 31, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["SOLVR.LR", "1"], ["unknown key SOLVR", "SOLVER.LR"]),
+        (["SOLVER.NESTROV", "true"], ["unknown key SOLVER.NESTROV", "did you mean SOLVER.NESTEROV"]),
+        (["SOLVER.LR", "fast"], ["SOLVER.LR", "must be a number", "'fast'"]),
+        (["SOLVER.EPOCHS", "1.5"], ["SOLVER.EPOCHS", "whole number"]),
+        (["SOLVER.NESTEROV", "1"], ["SOLVER.NESTEROV", "true or false"]),
+        (["INPUT.CROP", "'no'"], ["INPUT.CROP", "true or false"]),
+        (["SOLVER.LR", "-1"], ["SOLVER.LR", "0 to 1000"]),
+        (["SOLVER.LR", ".nan"], ["SOLVER.LR", "0 to 1000"]),
+        (["SOLVER", "1"], ["SOLVER", "section"]),
+        (["SOLVER.LR"], ["KEY VALUE", "SOLVER.LR"]),
+        (["SOLVER.OPTIMIZER", "sdg"], ["SOLVER.OPTIMIZER", "did you mean sgd"]),
+        (["INPUT.SIZE", "[256]"], ["INPUT.SIZE", "2 values"]),
+        (["SOLVER.STEPS", "[40, 20]"], ["SOLVER.STEPS", "rise"]),
+        (["DATALOADER.BATCH_SIZE", "33"], ["DATALOADER.BATCH_SIZE", "odd"]),
+        (["DATASETS.SOURCES", "[duke, market]"], ["DATASETS.SOURCES", "one source"]),
+        (["CAMERA_AWARE.SOURCE_EPOCHS", "70"], ["CAMERA_AWARE.SOURCE_EPOCHS", "DATASETS.ADAPT false"]),
+        (["INPUT.ERASE_AREA", "[0.3, 0.2]"], ["INPUT.ERASE_AREA", "smallest"]),
+        (["NAME", "a/b"], ["NAME", "folder"]),
+    ],
+)
+def test_bad_values_are_named(overrides: list[str], words: list[str]) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load(None, overrides)
+    message = str(caught.value)
+    assert "\n" not in message
+    for word in words:
+        assert word in message
+
+
+def test_overrides_win_over_yaml_and_numbers_convert(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yml"
+    file.write_text("SOLVER:\n  LR: 1e-4\n  EPOCHS: 5\nDATASETS:\n  SOURCES: duke\n")
+    cfg = load(file, ["SOLVER.EPOCHS", "7", "TEST.RANKS", "[1, 20]"])
+    assert cfg.SOLVER.LR == 1e-4  # YAML reads 1e-4 as text
+    assert cfg.SOLVER.EPOCHS == 7
+    assert cfg.TEST.RANKS == [1, 20]
+    assert cfg.DATASETS.SOURCES == ["duke"]
+    assert cfg.SOLVER.NEW_LR == _C.SOLVER.NEW_LR
+    assert _C.SOLVER.EPOCHS == 70  # the defaults stay as they are
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("a: [1", ["is not YAML"]),
+        ("- 1\n- 2", ["keys and values", "list"]),
+        ("SOLVER: 3", ["SOLVER", "section"]),
+    ],
+)
+def test_damaged_files(tmp_path: Path, text: str, words: list[str]) -> None:
+    file = tmp_path / "bad.yml"
+    file.write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        load(file)
+    assert "\n" not in str(caught.value)
+    for word in words:
+        assert word in str(caught.value)
+
+
+def test_missing_file_names_the_nearest() -> None:
+    with pytest.raises(
+        ConfigError, match=r"no config file configs/duke2markt\.yml; did you mean configs/duke2market\.yml"
+    ):
+        load("configs/duke2markt.yml")
+
+
+SEED_YAML = """
+prefix: duke2market-mix
+fp16: true
+mix: true
+alpha: 0.6
+neighbor_mode: 1
+neighbor_eps: 0.7
+scale: 10
+batch_size: 256
+joint_training: true
+source_dataset: duke
+target_dataset: market
+drop_last_stride: true
+new_params_lr: 0.05
+ft_lr: 0.02
+optimizer: sgd
+num_epoch: 70
+lr_step: [50, 60]
+random_flip: true
+random_crop: true
+random_erase: false
+color_jitter: false
+padding: 8
+eval_interval: 10
+wd: 0.0004
+image_size: [224, 112]
+log_period: 25
+"""
+
+
+def test_the_flat_yaml_of_the_seed_works_unchanged(tmp_path: Path) -> None:
+    file = tmp_path / "seed.yml"
+    file.write_text(SEED_YAML)
+    assert set(yaml.safe_load(SEED_YAML)) == set(TABLE)
+    cfg = load(file)
+    expected = {
+        "NAME": "duke2market-mix", "SOLVER.AMP": "float16", "CAMERA_AWARE.MIXUP": True, "CAMERA_AWARE.MIXUP_ALPHA": 0.6,
+        "CAMERA_AWARE.NEIGHBOR_MODE": "camera_aware", "CAMERA_AWARE.EPS": 0.7, "CAMERA_AWARE.SCALE": 10.0,
+        "DATALOADER.BATCH_SIZE": 256, "DATASETS.ADAPT": True, "DATASETS.SOURCES": ["duke"], "DATASETS.TARGET": "market",
+        "MODEL.LAST_STRIDE": 1, "SOLVER.NEW_LR": 0.05, "SOLVER.LR": 0.02, "SOLVER.OPTIMIZER": "sgd",
+        "SOLVER.EPOCHS": 70, "SOLVER.STEPS": [50, 60], "INPUT.FLIP": 0.5, "INPUT.CROP": True, "INPUT.ERASE": 0.0,
+        "INPUT.JITTER": [0.0, 0.0, 0.0, 0.0], "INPUT.PAD": 8, "TEST.PERIOD": 10, "SOLVER.WEIGHT_DECAY": 0.0004,
+        "INPUT.SIZE": [224, 112], "LOG.PERIOD": 25,
+    }  # fmt: skip
+    for key, value in expected.items():
+        section = cfg
+        for part in key.split("."):
+            section = section[part]
+        assert section == value, key
+
+
+def test_flat_keys_left_out_take_the_seed_defaults(tmp_path: Path) -> None:
+    file = tmp_path / "seed.yml"
+    file.write_text("joint_training: true\n")
+    cfg = load(file)
+    assert (cfg.CAMERA_AWARE.SCALE, cfg.SOLVER.EPOCHS, cfg.MODEL.LAST_STRIDE, cfg.TEST.PERIOD) == (
+        20,
+        60,
+        2,
+        0,
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [("neighbor_esp: 0.8", ["neighbor_esp", "neighbor_eps"]), ("fp16: 'no'", ["fp16", "true or false"]),
+     ("neighbor_mode: 3", ["neighbor_mode", "0", "1"])],
+)  # fmt: skip
+def test_flat_mistakes_are_named(tmp_path: Path, text: str, words: list[str]) -> None:
+    file = tmp_path / "seed.yml"
+    file.write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        load(file)
+    for word in words:
+        assert word in str(caught.value)
+
+
+def test_every_key_has_a_comment_and_is_read_by_code() -> None:
+    lines = Path("configs/defaults.py").read_text().splitlines()
+    files = [p for p in Path().glob("*.py")] + [
+        p for d in ("engine", "tools") for p in Path(d).glob("**/*.py")
+    ]
+    code = "\n".join(p.read_text() for p in files)
+    for key in known_keys(_C):
+        line = next(x for x in lines if x.startswith(f"_C.{key} ="))
+        assert "#" in line, f"{key} has no comment"
+        assert f".{key.rpartition('.')[2]}" in code, f"{key} is read nowhere"
