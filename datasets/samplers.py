@@ -1,0 +1,223 @@
+"""Which rows make up each batch: pure functions of (seed, epoch), the same global sequence for every world size.
+
+A sampler draws the global epoch [num_batches, batch_size] and hands each rank its own columns of every batch. Epochs
+count from 0. Used as a plain torch ``batch_sampler`` it remembers its position (``state_dict``); ``Streams`` asks for
+``epoch(e)`` instead and keeps no position at all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from datasets.splits import DatasetError
+
+Rows = NDArray[np.int64]
+
+
+class Sampler(Protocol):
+    """What ``Streams`` needs of a sampler."""
+
+    def __len__(self) -> int: ...
+
+    def epoch(self, epoch: int) -> Rows: ...
+
+
+def generator(seed: int, *keys: int) -> np.random.Generator:
+    """A random generator that depends on all the numbers given and on nothing else."""
+    return np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, *keys])))
+
+
+class _Resumable:
+    """Iterates over this rank's batches of one epoch after the other; the position counts batches handed out."""
+
+    num_batches: int
+
+    def __init__(self, batch_size: int, rank: int, world_size: int, unit: int = 1) -> None:
+        if not 0 <= rank < world_size:
+            raise DatasetError(f"rank {rank} is not in 0..{world_size - 1}")
+        if batch_size < 1 or batch_size % (world_size * unit):
+            groups = f" and into identities of {unit} images" if unit > 1 else ""
+            raise DatasetError(
+                f"total batch size {batch_size} cannot be divided evenly over {world_size} processes{groups}"
+            )
+        self.batch_size, self.rank, self.world_size = batch_size, rank, world_size
+        self._epoch, self._position = 0, 0
+
+    def global_epoch(self, epoch: int) -> Rows:
+        raise NotImplementedError
+
+    def epoch(self, epoch: int) -> Rows:
+        """This rank's rows of every batch of an epoch [num_batches, batch_size / world_size]."""
+        local = self.batch_size // self.world_size
+        return self.global_epoch(epoch)[:, self.rank * local : (self.rank + 1) * local]
+
+    def __len__(self) -> int:
+        return self.num_batches
+
+    def __iter__(self) -> Iterator[list[int]]:
+        """The rest of the current epoch."""
+        batches = self.epoch(self._epoch)
+        while self._position < len(batches):
+            batch = batches[self._position].tolist()
+            self._position += 1
+            yield batch
+        self._epoch, self._position = self._epoch + 1, 0
+
+    def state_dict(self) -> dict[str, int]:
+        return {"epoch": self._epoch, "position": self._position}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self._epoch, self._position = state["epoch"], state["position"]
+
+
+class ShuffledSampler(_Resumable):
+    """Every item once in random order, in full batches; the incomplete rest of an epoch is left out.
+
+    Args:
+        num_items: N.
+        batch_size: total over all ranks.
+        num_batches: length of an epoch; default N // batch_size, at least 1. Where N does not fill it, items come
+            again in a new order (so that a shorter domain fills the epoch of a longer one).
+        rank, world_size: this process, and how many there are.
+        seed: of the order.
+    """
+
+    def __init__(
+        self,
+        num_items: int,
+        batch_size: int,
+        *,
+        rank: int = 0,
+        world_size: int = 1,
+        seed: int = 0,
+        num_batches: int | None = None,
+    ) -> None:
+        super().__init__(batch_size, rank, world_size)
+        if num_items < 1:
+            raise DatasetError("a sampler needs at least one item")
+        self.num_items, self.seed = num_items, seed
+        self.num_batches = num_batches or max(1, num_items // batch_size)
+
+    def global_epoch(self, epoch: int) -> Rows:
+        needed = self.num_batches * self.batch_size
+        passes = range(-(-needed // self.num_items))
+        orders = [generator(self.seed, epoch, p).permutation(self.num_items) for p in passes]
+        return np.concatenate(orders)[:needed].reshape(self.num_batches, self.batch_size)
+
+
+class IdentitySampler(_Resumable):
+    """P identities x K images a batch, the K images of an identity side by side and on one rank.
+
+    Every identity comes once before any comes again; within a batch identities differ (unless there are fewer than
+    P). Of an identity's images K different ones are drawn; where it has fewer, all of them, and then again. With
+    ``cams``, after a first random image those from other cameras than the first one's come before those from its own.
+
+    Args:
+        pids: [N] identity of each item; items with a negative one are never drawn.
+        identities: P, over all ranks.
+        images: K.
+        cams: [N] cameras, for the camera-aware choice.
+        num_batches: length of an epoch; default identities present // P, at least 1.
+        rank, world_size, seed: as in ``ShuffledSampler``.
+
+    Source: the "multiple gallery" sampler of SpCL (Ge et al., NeurIPS 2020) and M3L (Zhao et al., CVPR 2021); those
+    repeat images of other cameras where this one goes on to further images of the first one's camera.
+    """
+
+    def __init__(
+        self,
+        pids: NDArray[np.int64],
+        identities: int,
+        images: int,
+        *,
+        cams: NDArray[np.int64] | None = None,
+        rank: int = 0,
+        world_size: int = 1,
+        seed: int = 0,
+        num_batches: int | None = None,
+    ) -> None:
+        super().__init__(identities * images, rank, world_size, images)
+        pids = np.asarray(pids)
+        order = np.argsort(pids, kind="stable")
+        order = order[pids[order] >= 0]
+        if len(order) == 0:
+            raise DatasetError("an identity sampler needs at least one item with an identity")
+        starts = np.flatnonzero(np.diff(pids[order])) + 1
+        self._members = np.split(order, starts)
+        self._cams = None if cams is None else np.asarray(cams)
+        self.identities, self.images, self.seed = identities, images, seed
+        self.num_batches = num_batches or max(1, len(self._members) // identities)
+
+    def global_epoch(self, epoch: int) -> Rows:
+        drawn = self._identities(epoch)
+        random = generator(self.seed, epoch, 0)
+        rows = np.stack([self._draw(self._members[identity], random) for identity in drawn])  # [slots, K]
+        return rows.reshape(self.num_batches, self.batch_size)
+
+    def _identities(self, epoch: int) -> Rows:
+        """The identities of an epoch [num_batches * P], whole batches from each random order."""
+        count, needed = len(self._members), self.num_batches * self.identities
+        usable = count // self.identities * self.identities or count
+        passes = range(-(-needed // usable))
+        orders = [generator(self.seed, epoch, 1, p).permutation(count)[:usable] for p in passes]
+        return np.concatenate(orders)[:needed]
+
+    def _draw(self, members: Rows, random: np.random.Generator) -> Rows:
+        order = random.permutation(members)
+        if self._cams is not None:
+            cams = self._cams[order]
+            rest = np.argsort(cams[1:] == cams[0], kind="stable") + 1  # other cameras first
+            order = order[np.concatenate([[0], rest])]
+        return np.resize(order, self.images)  # repeats from the start where there are fewer
+
+
+class StyledSampler:
+    """Shows each row of another sampler as itself or as one of its camera-style copies, all equally likely.
+
+    Args:
+        sampler: draws rows of the split.
+        choices: [N, C] rows of the dataset that show each image (``ImageDataset.choices``).
+        seed: of the choice.
+    """
+
+    def __init__(self, sampler: ShuffledSampler | IdentitySampler, choices: Rows, *, seed: int = 0) -> None:
+        self.sampler, self.choices, self.seed = sampler, choices, seed
+
+    def __len__(self) -> int:
+        return len(self.sampler)
+
+    def epoch(self, epoch: int) -> Rows:
+        everyone = self.sampler.global_epoch(epoch)
+        drawn = generator(self.seed, epoch, 2).integers(self.choices.shape[1], size=everyone.shape)
+        local = everyone.shape[1] // self.sampler.world_size
+        columns = slice(self.sampler.rank * local, (self.sampler.rank + 1) * local)
+        return self.choices[everyone[:, columns], drawn[:, columns]]
+
+
+def paired(
+    source_items: int,
+    target_items: int,
+    batch_size: int,
+    *,
+    rank: int = 0,
+    world_size: int = 1,
+    seed: int = 0,
+) -> tuple[ShuffledSampler, ShuffledSampler]:
+    """Two shuffled samplers of equal length: one pass over the larger domain, the smaller one repeated.
+
+    Args:
+        source_items, target_items: images of the two domains.
+        batch_size: of each domain, total over all ranks.
+    """
+    batches = max(1, max(source_items, target_items) // batch_size)
+    source, target = (
+        ShuffledSampler(
+            items, batch_size, rank=rank, world_size=world_size, seed=seed + number, num_batches=batches
+        )
+        for number, items in enumerate((source_items, target_items))
+    )
+    return source, target

@@ -1,0 +1,220 @@
+"""Several datasets read side by side, for ever: ``{"source": Batch, "target": Batch}`` an iteration.
+
+The position is one integer, the number of iterations that the trainer has finished: nothing else has to be saved or
+restored. Batches are prepared ahead in a background thread; from a decoded store that is only a gather of bytes.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from torch.utils.data import DataLoader
+
+from datasets.images import ImageDataset
+from datasets.samplers import Rows, Sampler
+from datasets.splits import Batch, DatasetError
+
+Batches = dict[str, Batch]
+
+
+class _Plan:
+    """Rows of any iteration; keeps the epoch in use at hand."""
+
+    def __init__(self, sampler: Sampler) -> None:
+        self._sampler, self._epoch = sampler, -1
+        self._rows: Rows = np.zeros((0, 0), np.int64)
+
+    def __call__(self, iteration: int) -> Rows:
+        epoch, batch = divmod(iteration, len(self._sampler))
+        if epoch != self._epoch:
+            self._epoch, self._rows = epoch, self._sampler.epoch(epoch)
+        return np.asarray(self._rows[batch], np.int64)
+
+
+class _Plans:
+    """Endless batch sampler for a ``DataLoader``, from some iteration on."""
+
+    def __init__(self, sampler: Sampler, start: int) -> None:
+        self._sampler, self._start = sampler, start
+
+    def __iter__(self) -> Iterator[list[int]]:
+        plan, iteration = _Plan(self._sampler), self._start
+        while True:
+            yield plan(iteration).tolist()
+            iteration += 1
+
+
+class _Carrier:
+    """Runs in the workers: an input error travels as a value, so that it arrives in one line."""
+
+    def __init__(self, dataset: ImageDataset) -> None:
+        self._dataset = dataset
+
+    def __getitems__(self, rows: list[int]) -> Batch | DatasetError:
+        try:
+            return self._dataset.__getitems__(rows)
+        except DatasetError as error:
+            return error
+
+    def __getitem__(self, row: int) -> Batch | DatasetError:
+        return self.__getitems__([row])
+
+
+def _whole(batch: Any) -> Any:
+    return batch
+
+
+def _from_workers(
+    dataset: ImageDataset, sampler: Sampler, start: int, workers: int, pin: bool
+) -> Iterator[Batch]:
+    loader: DataLoader[Any] = DataLoader(
+        _Carrier(dataset),  # type: ignore[arg-type]
+        batch_sampler=_Plans(sampler, start),
+        num_workers=workers,
+        collate_fn=_whole,
+        prefetch_factor=2,
+    )
+    for batch in loader:
+        if isinstance(batch, DatasetError):
+            raise batch
+        yield batch.pin_memory() if pin else batch
+
+
+def _from_store(dataset: ImageDataset, sampler: Sampler, start: int, pin: bool) -> Iterator[Batch]:
+    plan, iteration = _Plan(sampler), start
+    while True:
+        yield dataset.gather(plan(iteration), pin=pin)
+        iteration += 1
+
+
+def _produce(
+    open_sources: Callable[[], dict[str, Iterator[Batch]]],
+    ready: queue.Queue[Batches | Exception],
+    stop: threading.Event,
+) -> None:
+    """Fill the queue until told to stop; an exception is the last thing in it."""
+
+    def put(item: Batches | Exception) -> None:
+        while not stop.is_set():
+            try:
+                ready.put(item, timeout=0.1)
+                return
+            except queue.Full:
+                continue
+
+    try:
+        sources = open_sources()
+        while not stop.is_set():
+            put({name: next(source) for name, source in sources.items()})
+    except Exception as error:  # carried to the consumer, who raises it
+        put(error)
+
+
+class Streams:
+    """Endless iterator over ``{name: Batch}``.
+
+    An epoch is as long as the longest sampler's; a shorter sampler goes on with its own next epoch meanwhile.
+
+    Args:
+        sources: for each name a dataset and a sampler of its rows.
+        prefetch: batches prepared ahead; 0 prepares each when it is asked for.
+        workers: decoding processes a dataset, for those without a store.
+        pin_memory: batches in page-locked memory, for a GPU.
+    """
+
+    def __init__(
+        self,
+        sources: Mapping[str, tuple[ImageDataset, Sampler]],
+        *,
+        prefetch: int = 2,
+        workers: int = 2,
+        pin_memory: bool = False,
+    ) -> None:
+        if not sources:
+            raise DatasetError("streams need at least one dataset")
+        self._sources = dict(sources)
+        self._prefetch, self._workers, self._pin = prefetch, workers, pin_memory
+        self._thread: threading.Thread | None = None
+        self._direct: dict[str, Iterator[Batch]] | None = None
+        self._stop = threading.Event()
+        self._ready: queue.Queue[Batches | Exception] = queue.Queue()
+        self.iteration = 0  # the one that the next batch belongs to
+
+    def __len__(self) -> int:
+        """Batches an epoch."""
+        return max(len(sampler) for _, sampler in self._sources.values())
+
+    @property
+    def epoch(self) -> int:
+        """Epoch of the next batch, from 0."""
+        return self.iteration // len(self)
+
+    def replace(self, name: str, sampler: Sampler) -> None:
+        """Another sampler for one dataset, from the next batch on; what was prepared ahead is dropped."""
+        running = self._thread is not None or self._direct is not None
+        self.close()
+        self._sources[name] = (self._sources[name][0], sampler)
+        if running:
+            self.start(self.iteration)
+
+    def start(self, iteration: int = 0) -> None:
+        """Begin (again) with the batch of this global iteration, counted from 0."""
+        self.close()
+        self.iteration = iteration
+        sources, workers, pin = dict(self._sources), self._workers, self._pin
+
+        def open_sources() -> dict[str, Iterator[Batch]]:
+            return {
+                name: _from_workers(dataset, sampler, iteration, workers, pin)
+                if dataset.mode == "off" and workers > 0
+                else _from_store(dataset, sampler, iteration, pin)
+                for name, (dataset, sampler) in sources.items()
+            }
+
+        if self._prefetch < 1:
+            self._direct = open_sources()
+            return
+        self._stop, self._ready = threading.Event(), queue.Queue(self._prefetch)
+        self._thread = threading.Thread(
+            target=_produce, args=(open_sources, self._ready, self._stop), name="streams", daemon=True
+        )
+        self._thread.start()
+
+    def __iter__(self) -> Streams:
+        return self
+
+    def __next__(self) -> Batches:
+        if self._thread is None and self._direct is None:
+            self.start(self.iteration)
+        if self._direct is not None:
+            item: Batches | Exception = {name: next(source) for name, source in self._direct.items()}
+        else:
+            item = self._ready.get()
+        if isinstance(item, Exception):
+            self.close()
+            raise item
+        self.iteration += 1
+        return item
+
+    def close(self) -> None:
+        """Stop the thread and the workers; ``start`` or the next batch begins again."""
+        self._stop.set()
+        if self._thread is not None:
+            self._thread.join()
+        self._thread, self._direct = None, None
+
+    def __enter__(self) -> Streams:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        self._stop.set()  # the thread ends by itself
