@@ -1,0 +1,35 @@
+"""Triplet loss on the hardest pairs of a batch."""
+
+from __future__ import annotations
+
+import math
+
+from torch import Tensor
+
+from losses.distances import squared_distances
+from losses.precision import raised
+
+
+def batch_hard(features: Tensor, pids: Tensor, *, margin: float) -> Tensor:
+    """Keep every image's farthest positive nearer than its nearest negative by a margin.
+
+    An image counts among its own positives, so one without partner is trained as ``margin - nearest negative``.
+    An image without a negative contributes 0: check for batches of one identity where they are drawn, a check here
+    would make the host wait. Ties share the gradient equally. Differentiable twice.
+
+    Args:
+        features: [B, D], not normalised.
+        pids: [B] identities.
+        margin: in units of the distance.
+
+    Returns:
+        mean over the B images.
+
+    Source: Hermans, Beyer, Leibe, In Defense of the Triplet Loss, 2017; Euclidean distances clamped at 1e-6.
+    """
+    features = raised(features)
+    distances = squared_distances(features, features).clamp_min(1e-12).sqrt()  # [B, B]
+    same = pids[:, None] == pids
+    positive = distances.masked_fill(~same, -math.inf).amax(dim=1)
+    negative = distances.masked_fill(same, math.inf).amin(dim=1)
+    return (positive - negative + margin).clamp_min(0).mean()
