@@ -86,9 +86,7 @@ _C.CAMERA_AWARE.MIXUP = True  # cross-domain mixup
 _C.CAMERA_AWARE.MIXUP_ALPHA = 0.6  # lambda ~ Beta(ALPHA, ALPHA)
 _C.CAMERA_AWARE.MIXUP_START = 2  # first epoch of the mixup
 _C.CAMERA_AWARE.KEEP = 0.6  # share of a memory row that an update keeps; 0 in epoch 1
-_C.CAMERA_AWARE.MEMORY_INIT = (
-    "first"  # first: rows take their first feature in epoch 1 | pass: filled before it
-)
+_C.CAMERA_AWARE.MEMORY_INIT = "first"  # first: rows take the first feature in epoch 1 | pass: filled before
 
 _C.TEST = CN()
 _C.TEST.PERIOD = 10  # epochs between evaluations on the target; 0: only after the last epoch

@@ -9,11 +9,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from yacs.config import CfgNode
 
 from datasets import Batch, Split, Splits, load
 from datasets.images import ImageDataset
-from datasets.samplers import ShuffledSampler
+from datasets.samplers import Sampler, ShuffledSampler
 from datasets.streams import Streams
 from datasets.transforms import (
     ColorJitter,
@@ -22,12 +23,12 @@ from datasets.transforms import (
     Normalize,
     PadCrop,
     RandomErasing,
+    Transform,
     iteration_generator,
 )
 from engine.distributed import Ranks
 from engine.errors import InputError
 from engine.log import LOGGER
-from engine.optim import DTYPES
 
 
 @dataclass(frozen=True)
@@ -48,17 +49,24 @@ class Data:
     ranks: Ranks
     seed: int
     domains: Mapping[str, Domain]
+    samplers: Mapping[str, Sampler]
     streams: Streams
     batch_size: int  # images of one stream a step, over all ranks
     plain: Compose  # the transform of evaluation
 
     def augmented(self, name: str, batch: Batch, step: int) -> torch.Tensor:
-        """The images of a batch, transformed for training: uint8 [B, 3, H, W] to normalised floats."""
-        stream = sorted(self.domains).index(name)
+        """The images of a batch of step ``step`` (from 1) as training sees them: normalised floats [B, 3, H, W]."""
+        epoch, position = divmod(step - 1, len(self.streams))
+        stream = list(self.domains).index(name)
         generator = iteration_generator(
-            self.ranks.device, self.seed, step * len(self.domains) + stream, self.ranks.rank
+            self.ranks.device, self.seed, epoch, position, self.ranks.rank, stream
         )
         return self.domains[name].transform(batch.images, generator)
+
+    def rows(self, step: int) -> dict[str, NDArray[np.int64]]:
+        """Which rows of each domain this rank sees in step ``step`` (from 1)."""
+        epoch, position = divmod(step - 1, len(self.streams))
+        return {name: sampler.epoch(epoch)[position] for name, sampler in self.samplers.items()}
 
 
 @dataclass(frozen=True)
@@ -114,13 +122,13 @@ def images_of(cfg: CfgNode, split: Split) -> ImageDataset:
 
 def plain_transform(cfg: CfgNode) -> Compose:
     """Normalisation alone, for evaluation."""
-    return Compose([Normalize(cfg.INPUT.MEAN, cfg.INPUT.STD)], dtype=torch.float32)
+    return Compose([Normalize(cfg.INPUT.MEAN, cfg.INPUT.STD)])
 
 
 def train_transform(cfg: CfgNode) -> Compose:
     """The augmentation of ``INPUT``: flip, pad and crop, colour jitter, erasing, normalisation."""
     options = cfg.INPUT
-    steps: list[object] = []
+    steps: list[Transform] = []
     if options.FLIP:
         steps.append(Flip(options.FLIP))
     if options.CROP and options.PAD:
@@ -129,8 +137,8 @@ def train_transform(cfg: CfgNode) -> Compose:
         steps.append(ColorJitter(*options.JITTER))
     steps.append(Normalize(options.MEAN, options.STD))
     if options.ERASE:
-        steps.append(RandomErasing(options.ERASE, area=tuple(options.ERASE_AREA), value=0.0))
-    return Compose(steps, dtype=DTYPES["float32"])
+        steps.append(RandomErasing(options.ERASE, area=tuple(options.ERASE_AREA), value="mean"))
+    return Compose(steps)
 
 
 def build_evaluation(cfg: CfgNode, name: str) -> Evaluation:
@@ -165,27 +173,28 @@ def build_data(cfg: CfgNode, ranks: Ranks) -> Data:
         domains[stream] = Domain(
             images,
             transform,
-            0 if stream == "target" else split.num_identities,
+            0 if stream == "target" else int(split.pids.max()) + 1,
             split.num_cameras,
             torch.from_numpy(split.cams).to(ranks.device),
         )
     steps = steps or max(1, max(len(d.images) for d in domains.values()) // batch)
-    loaders = {
-        stream: (
-            domain.images,
-            ShuffledSampler(
-                len(domain.images),
-                batch,
-                rank=ranks.rank,
-                world_size=ranks.world,
-                seed=cfg.SEED + 1000003 * i,
-                num_batches=steps,
-            ),
+    samplers = {
+        stream: ShuffledSampler(
+            len(domain.images),
+            batch,
+            rank=ranks.rank,
+            world_size=ranks.world,
+            seed=cfg.SEED + i,
+            num_batches=steps,
         )
         for i, (stream, domain) in enumerate(domains.items())
     }
-    streams = Streams(loaders, workers=cfg.DATALOADER.WORKERS, pin_memory=ranks.device.type == "cuda")
-    return Data(ranks, cfg.SEED, domains, streams, batch, plain_transform(cfg))
+    streams = Streams(
+        {name: (domains[name].images, samplers[name]) for name in domains},
+        workers=cfg.DATALOADER.WORKERS,
+        pin_memory=ranks.device.type == "cuda",
+    )
+    return Data(ranks, cfg.SEED, domains, samplers, streams, batch, plain_transform(cfg))
 
 
 def stream_batch(cfg: CfgNode, streams: int, world: int) -> int:

@@ -61,7 +61,7 @@ class Monitor:
     def describe(self, step: int) -> str:
         """Which images a step saw, for the message about NaN."""
         seen = []
-        for stream, rows in self.data.streams.indices(step - 1).items():
+        for stream, rows in self.data.rows(step).items():
             paths = self.data.domains[stream].images.split.paths
             seen.append(f"{stream} {', '.join(Path(paths[i]).name for i in rows[:3])} … ({len(rows)} images)")
         return (

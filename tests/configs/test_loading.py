@@ -17,7 +17,7 @@ TEMPLATES = sorted(Path("configs").glob("**/*.yml"))
 def test_every_template_loads(path: Path) -> None:
     cfg = load(path)
     assert cfg.is_frozen()
-    assert (cfg.NAME == path.stem) == (path.parent.name == "configs")
+    assert (path.stem == cfg.NAME) == (path.parent.name == "configs")
 
 
 def test_templates_hold_the_published_recipe() -> None:
@@ -177,7 +177,7 @@ def test_flat_mistakes_are_named(tmp_path: Path, text: str, words: list[str]) ->
 
 def test_every_key_has_a_comment_and_is_read_by_code() -> None:
     lines = Path("configs/defaults.py").read_text().splitlines()
-    files = [p for p in Path().glob("*.py")] + [
+    files = list(Path().glob("*.py")) + [
         p for d in ("engine", "tools") for p in Path(d).glob("**/*.py")
     ]
     code = "\n".join(p.read_text() for p in files)
