@@ -47,6 +47,7 @@ RANGES: dict[str, tuple[float, float]] = {  # inclusive; each item of a list
     "INPUT.ERASE_AREA": (1e-4, 1),
     "INPUT.JITTER": (0, 1),
     "DATALOADER.BATCH_SIZE": (2, 10**6),
+    "DATALOADER.INSTANCES": (0, 1024),
     "DATALOADER.ITERS_PER_EPOCH": (0, 10**9),
     "DATALOADER.WORKERS": (0, 256),
     "SOLVER.LR": (0, 1e3),

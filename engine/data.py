@@ -6,6 +6,7 @@ import dataclasses
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,7 +15,7 @@ from yacs.config import CfgNode
 
 from datasets import Batch, Split, Splits, load
 from datasets.images import ImageDataset
-from datasets.samplers import Sampler, ShuffledSampler
+from datasets.samplers import IdentitySampler, Sampler, ShuffledSampler
 from datasets.streams import Streams
 from datasets.transforms import (
     ColorJitter,
@@ -179,14 +180,7 @@ def build_data(cfg: CfgNode, ranks: Ranks) -> Data:
         )
     steps = steps or max(1, max(len(d.images) for d in domains.values()) // batch)
     samplers = {
-        stream: ShuffledSampler(
-            len(domain.images),
-            batch,
-            rank=ranks.rank,
-            world_size=ranks.world,
-            seed=cfg.SEED + i,
-            num_batches=steps,
-        )
+        stream: build_sampler(cfg, domain, batch, steps, ranks, cfg.SEED + i)
         for i, (stream, domain) in enumerate(domains.items())
     }
     streams = Streams(
@@ -195,6 +189,34 @@ def build_data(cfg: CfgNode, ranks: Ranks) -> Data:
         pin_memory=ranks.device.type == "cuda",
     )
     return Data(ranks, cfg.SEED, domains, samplers, streams, batch, plain_transform(cfg))
+
+
+def build_sampler(
+    cfg: CfgNode, domain: Domain, batch: int, steps: int, ranks: Ranks, seed: int
+) -> ShuffledSampler | IdentitySampler:
+    """Any images in random order, or with ``DATALOADER.INSTANCES`` P x K images of a labelled domain."""
+    place: dict[str, Any] = {
+        "rank": ranks.rank,
+        "world_size": ranks.world,
+        "seed": seed,
+        "num_batches": steps,
+    }
+    split, instances = domain.images.split, cfg.DATALOADER.INSTANCES
+    if not instances or not domain.num_identities:
+        return ShuffledSampler(len(split), batch, **place)
+    if batch % (instances * ranks.world):
+        raise InputError(
+            f"DATALOADER.INSTANCES {instances}: {batch} images of a domain a step cannot be divided into identities of "
+            f"{instances} images on {ranks.world} process(es); change DATALOADER.BATCH_SIZE"
+        )
+    identities = batch // instances
+    if domain.num_identities < identities:
+        raise InputError(
+            f"{split.name} has {domain.num_identities} identities, a batch wants {identities} (DATALOADER.BATCH_SIZE "
+            f"over domains and DATALOADER.INSTANCES {instances}): lower the batch or raise INSTANCES"
+        )
+    cams = split.cams if cfg.DATALOADER.OTHER_CAMERAS else None
+    return IdentitySampler(split.pids, identities, instances, cams=cams, **place)
 
 
 def stream_batch(cfg: CfgNode, streams: int, world: int) -> int:
