@@ -154,12 +154,14 @@ class Tally:
         by_camera: [Q, C, 2] average precision and images above the first match in each gallery camera.
     """
 
-    def __init__(self, labels: Labels, *, ap: str, cameras: bool = False, roc: tuple[float, ...] = ()) -> None:
+    def __init__(
+        self, labels: Labels, *, ap: str, cameras: bool = False, roc: tuple[float, ...] = ()
+    ) -> None:
         self.labels, self.ap = labels, ap
         self.measures = np.full((len(labels.pids), 3), np.nan)
         self.cameras = np.unique(labels.gallery_cams)
         self.by_camera = np.full((len(labels.pids), len(self.cameras), 2), np.nan) if cameras else None
-        self.roc = Roc(roc) if roc else None
+        self.roc = Roc(roc, len(labels.pids) * len(labels.gallery_cams)) if roc else None
 
     def add(self, start: int, scores: torch.Tensor) -> None:
         """Score queries from ``start`` on by their block [q, G], which is modified."""
