@@ -53,9 +53,7 @@ _C.INPUT.JITTER = [0.0, 0.0, 0.0, 0.0]  # brightness, contrast, saturation, hue
 
 _C.DATALOADER = CN()
 _C.DATALOADER.BATCH_SIZE = 256  # images a step in all: over all domains and all ranks
-_C.DATALOADER.INSTANCES = (
-    0  # images of an identity in a source batch (P identities x this many); 0: any images
-)
+_C.DATALOADER.INSTANCES = 0  # images of an identity in a batch of P x K source images; 0: any images
 _C.DATALOADER.OTHER_CAMERAS = True  # with INSTANCES: prefer images of an identity from other cameras
 _C.DATALOADER.ITERS_PER_EPOCH = 0  # steps an epoch; 0: one pass over the largest domain
 _C.DATALOADER.WORKERS = 4  # decoding processes, used with DATASETS.CACHE off
