@@ -6,6 +6,8 @@ import argparse
 import os
 import sys
 import tempfile
+import threading
+import time
 from pathlib import Path
 
 from yacs.config import CfgNode
@@ -59,6 +61,7 @@ def _rank(cfg: CfgNode, devices: str) -> int:
 
 def _worker(config: str, devices: str, folder: str) -> None:
     """One of several ranks: a user's error goes to a file, so that the parent tells it once."""
+    threading.Thread(target=_die_with, args=(os.getppid(),), daemon=True).start()
     cfg = CfgNode.load_cfg(config)
     cfg.freeze()
     try:
@@ -66,8 +69,16 @@ def _worker(config: str, devices: str, folder: str) -> None:
     except USER_ERRORS as error:
         Path(folder, os.environ["RANK"]).write_text(str(error), encoding="utf-8")
         code = 2
-    sys.stdout.flush()
-    os._exit(code) if code else None
+    if code:
+        sys.stdout.flush()
+        os._exit(code)
+
+
+def _die_with(parent: int) -> None:
+    """End this rank when its parent was killed: it must not go on writing checkpoints beside a resumed run."""
+    while os.getppid() == parent:
+        time.sleep(0.2)
+    os._exit(1)
 
 
 def _launch(cfg: CfgNode, devices: str, processes: int) -> int:

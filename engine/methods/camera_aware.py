@@ -56,6 +56,8 @@ def build(cfg: CfgNode, data: Data) -> Method:
         return Method(source_step, bare, state, scheduler)
 
     state["memory"] = memory = FeatureMemory(len(target.images), bare.dim).to(ranks.device)
+    if target.num_cameras == 1 and settings.NEIGHBOR_MODE == "camera_aware":
+        LOGGER.warning("the target has one camera: the inter-camera loss is impossible, its weight is 0")
     repeats = 1 + -(
         -data.batch_size // len(target.images)
     )  # the end of one pass may meet the start of the next

@@ -1,0 +1,37 @@
+"""Every YAML in configs/ builds its method and trains a step."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+
+import configs
+from tests.tiny import overrides, train
+
+TEMPLATES = sorted(Path("configs").glob("**/*.yml"))
+SOURCES = ["synthetic:summer", "synthetic:night", "synthetic:indoor"]
+
+
+@pytest.mark.parametrize("path", TEMPLATES, ids=lambda p: str(p.relative_to("configs")))
+def test_one_step(path: Path, domains: Path, tmp_path: Path) -> None:
+    cfg = configs.load(path)
+    sources = SOURCES[: len(cfg.DATASETS.SOURCES)]
+    streams = len(sources) + bool(cfg.DATASETS.ADAPT)
+    arguments = overrides(
+        domains, tmp_path, "DATASETS.SOURCES", str(sources), "DATASETS.TARGET", "synthetic:winter",
+        "DATALOADER.BATCH_SIZE", str(8 * streams), "DATALOADER.ITERS_PER_EPOCH", "1", "SOLVER.EPOCHS", "1",
+        "SOLVER.STEPS", "[1]", "SOLVER.WARMUP_EPOCHS", "0", "INPUT.SIZE", "[64, 32]",
+    )  # fmt: skip
+    if cfg.METHOD == "camera_aware":
+        arguments += ["CAMERA_AWARE.SOURCE_EPOCHS", "0", "CAMERA_AWARE.INTRA_START", "1"]
+    train(str(path), arguments)
+    lines = [json.loads(x) for x in (tmp_path / "logs" / cfg.NAME / "metrics.jsonl").read_text().splitlines()]
+    losses = [line["train/loss"] for line in lines if "train/loss" in line]
+    assert len(losses) == 1
+    assert math.isfinite(losses[0])
+    assert losses[0] != 0
+    assert 0 < next(line["target/mAP"] for line in lines if "title" in line) <= 1
+    assert (tmp_path / "checkpoints" / cfg.NAME / "last.pt").is_file()
