@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import Any
 
 from ignite.engine import Engine
 from yacs.config import CfgNode
@@ -34,7 +35,8 @@ class Monitor:
         Raises:
             NonFiniteLossError: a loss since the last report was NaN or infinite.
         """
-        self.means.add(engine.state.iteration, engine.state.output)
+        values: Any = engine.state.output
+        self.means.add(engine.state.iteration, values)
         self.bar.update()
         self._steps += 1
         position = (engine.state.iteration - 1) % self.length + 1

@@ -24,12 +24,12 @@ class IBN(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.half = channels // 2
-        self.IN = nn.InstanceNorm2d(self.half, affine=True)
-        self.BN = nn.BatchNorm2d(channels - self.half)
+        self.normalised = channels // 2
+        self.IN = nn.InstanceNorm2d(self.normalised, affine=True)
+        self.BN = nn.BatchNorm2d(channels - self.normalised)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        first, second = x.split([self.half, x.shape[1] - self.half], dim=1)
+        first, second = x.split([self.normalised, x.shape[1] - self.normalised], dim=1)
         return torch.cat([self.IN(first), self.BN(second)], dim=1)
 
 

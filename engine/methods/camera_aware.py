@@ -43,7 +43,7 @@ def build(cfg: CfgNode, data: Data) -> Method:
     pretrained = "none" if model.WEIGHTS else model.PRETRAINED
     backbone = build_backbone(model.BACKBONE, last_stride=model.LAST_STRIDE, pretrained=pretrained)
     bare = ReIDNet(backbone, source.num_identities, sync_neck=model.SYNC_BN and ranks.world > 1)
-    bare = bare.to(ranks.device, memory_format=torch.channels_last)
+    bare.to(ranks.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     network = parallel(bare, ranks, sync_bn=model.SYNC_BN)
     precision = Precision(cfg.SOLVER.AMP, ranks.device)
     optimizer = build_optimizer(
@@ -77,17 +77,19 @@ def build(cfg: CfgNode, data: Data) -> Method:
             halves = network(torch.cat([images, target_images]), joint=True)
         if mixed:
             agents = memory.features[index]  # [B/2, D]
-            losses = {"mixup": mixup_virtual_class(halves.source, bare.classifier.weight, pids, agents, lam)}
+            name, loss = "mixup", mixup_virtual_class(halves.source, bare.classifier.weight, pids, agents, lam)
         else:
-            losses = {"id": F.cross_entropy(halves.logits.float(), pids)}
+            name, loss = "id", F.cross_entropy(halves.logits.float(), pids)
         features = F.normalize(halves.target)
         weights = active_weights(settings, epoch, target.num_cameras)
         neighbors, counts = neighbor_losses(weights, settings, memory, features, index, cams, target.cams)
-        loss = sum((weights[name] * value for name, value in neighbors.items()), *losses.values())
+        told = {name: loss, **neighbors, **counts}
+        for term, value in neighbors.items():
+            loss = loss + weights[term] * value
         precision.step(loss, optimizer)
         keep = 0.0 if epoch == 1 and settings.MEMORY_INIT == "first" else settings.KEEP
         memory.update(features, index, keep=keep, rounds=repeats)
-        return {k: v.detach() for k, v in {"loss": loss, **losses, **neighbors, **counts}.items()}
+        return {"loss": loss.detach(), **{name: value.detach() for name, value in told.items()}}
 
     def prepare(epoch: int) -> None:
         if epoch == settings.SOURCE_EPOCHS + 1 and settings.MEMORY_INIT == "pass":
