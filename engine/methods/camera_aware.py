@@ -6,6 +6,7 @@ Mixup, ECCV 2020. Without a target it is the single-domain baseline: the source 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -44,10 +45,12 @@ def build(cfg: CfgNode, data: Data) -> Method:
     backbone = build_backbone(model.BACKBONE, last_stride=model.LAST_STRIDE, pretrained=pretrained)
     bare = ReIDNet(backbone, source.num_identities, sync_neck=model.SYNC_BN and ranks.world > 1)
     bare.to(ranks.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    classifier = bare.classifier
+    assert classifier is not None
     network = parallel(bare, ranks, sync_bn=model.SYNC_BN)
     precision = Precision(cfg.SOLVER.AMP, ranks.device)
     optimizer = build_optimizer(
-        cfg, backbone.parameters(), [*bare.neck.parameters(), *bare.classifier.parameters()]
+        cfg, backbone.parameters(), [*bare.neck.parameters(), *classifier.parameters()]
     )
     scheduler = build_scheduler(cfg, optimizer)
     state = {"model": network, "optimizer": optimizer, "scaler": precision.scaler, "scheduler": scheduler}
@@ -58,9 +61,7 @@ def build(cfg: CfgNode, data: Data) -> Method:
     state["memory"] = memory = FeatureMemory(len(target.images), bare.dim).to(ranks.device)
     if target.num_cameras == 1 and settings.NEIGHBOR_MODE == "camera_aware":
         LOGGER.warning("the target has one camera: the inter-camera loss is impossible, its weight is 0")
-    repeats = 1 + -(
-        -data.batch_size // len(target.images)
-    )  # the end of one pass may meet the start of the next
+    repeats = 1 + math.ceil(data.batch_size / len(target.images))  # where one pass ends and the next begins
 
     def train_step(engine: Engine, batches: Mapping[str, Batch]) -> dict[str, torch.Tensor]:
         step, epoch = engine.state.iteration, engine.state.epoch - settings.SOURCE_EPOCHS
@@ -77,7 +78,7 @@ def build(cfg: CfgNode, data: Data) -> Method:
             halves = network(torch.cat([images, target_images]), joint=True)
         if mixed:
             agents = memory.features[index]  # [B/2, D]
-            name, loss = "mixup", mixup_virtual_class(halves.source, bare.classifier.weight, pids, agents, lam)
+            name, loss = "mixup", mixup_virtual_class(halves.source, classifier.weight, pids, agents, lam)
         else:
             name, loss = "id", F.cross_entropy(halves.logits.float(), pids)
         features = F.normalize(halves.target)
