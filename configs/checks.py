@@ -9,9 +9,10 @@ from typing import Any
 from yacs.config import CfgNode
 
 from configs.errors import ConfigError
+from configs.method_checks import METHOD_CHECKS
 
 BACKBONES = ("tiny", "resnet18", "resnet34", "resnet50", "resnet101", "resnet50_ibn_a", "resnet101_ibn_a")
-METHODS = ("camera_aware",)
+METHODS = tuple(METHOD_CHECKS)
 
 CHOICES: dict[str, Sequence[Any]] = {
     "METHOD": METHODS,
@@ -25,6 +26,10 @@ CHOICES: dict[str, Sequence[Any]] = {
     "SOLVER.AMP": ("float32", "float16", "bfloat16"),
     "CAMERA_AWARE.NEIGHBOR_MODE": ("camera_aware", "camera_agnostic"),
     "CAMERA_AWARE.MEMORY_INIT": ("first", "pass"),
+    "INPUT.CAMSTYLE": ("none", "statistics", "cyclegan", "stargan", "plain"),
+    "DISENTANGLE.VARIANT": ("pose", "arn"),
+    "DISENTANGLE.POOL": ("max", "avg"),
+    "DISENTANGLE.ORTHOGONALITY": ("cosine", "original"),
     "TEST.AP": ("rectangular", "trapezoidal"),
     "TEST.METRIC": ("cosine", "euclidean"),
 }
@@ -45,6 +50,8 @@ RANGES: dict[str, tuple[float, float]] = {  # inclusive; each item of a list
     "INPUT.PAD_VALUE": (0, 255),
     "INPUT.ERASE": (0, 1),
     "INPUT.ERASE_AREA": (1e-4, 1),
+    "INPUT.CROP_AREA": (0.01, 1),
+    "INPUT.CROP_ASPECT": (0.05, 20),
     "INPUT.JITTER": (0, 1),
     "DATALOADER.BATCH_SIZE": (2, 10**6),
     "DATALOADER.INSTANCES": (0, 1024),
@@ -71,6 +78,29 @@ RANGES: dict[str, tuple[float, float]] = {  # inclusive; each item of a list
     "CAMERA_AWARE.MIXUP_ALPHA": (1e-3, 1e3),
     "CAMERA_AWARE.MIXUP_START": (1, 10**6),
     "CAMERA_AWARE.KEEP": (0, 1),
+    "ECN.SOURCE_EPOCHS": (0, 10**6),
+    "ECN.LAMBDA": (0, 1),
+    "ECN.TEMPERATURE": (1e-4, 100),
+    "ECN.NEIGHBORS": (0, 10**6),
+    "ECN.NEIGHBOR_START": (1, 10**6),
+    "ECN.ALPHA": (0, 1),
+    "ECN.LAMBDA_EXT": (0, 1e3),
+    "ECN.MMD_SIGMAS": (1e-3, 1e4),
+    "ECN.EMBEDDING": (1, 10**6),
+    "ECN.DROPOUT": (0, 0.99),
+    "ECN.FROZEN_STAGES": (0, 3),
+    "DISENTANGLE.SOURCE_EPOCHS": (0, 10**6),
+    "DISENTANGLE.DECODER_WIDTHS": (1, 10**5),
+    "DISENTANGLE.NEGATE": (0, 1),
+    "DISENTANGLE.CLS_WEIGHT": (0, 1e3),
+    "DISENTANGLE.REC_WEIGHT": (0, 1e3),
+    "DISENTANGLE.DIF_WEIGHT": (0, 1e3),
+    "DISENTANGLE.APP_WEIGHT": (0, 1e3),
+    "DISENTANGLE.CTR_WEIGHT": (0, 1e3),
+    "DISENTANGLE.MMD_WEIGHT": (0, 1e3),
+    "DISENTANGLE.CTR_MARGIN": (0, 1e6),
+    "DISENTANGLE.MMD_SIGMAS": (1e-3, 1e4),
+    "DISENTANGLE.GRID": (0, 32),
     "TEST.PERIOD": (0, 10**6),
     "TEST.RANKS": (1, 10**6),
     "TEST.BATCH_SIZE": (1, 10**6),
@@ -81,7 +111,7 @@ RANGES: dict[str, tuple[float, float]] = {  # inclusive; each item of a list
 }
 
 LENGTHS = {"INPUT.SIZE": 2, "INPUT.MEAN": 3, "INPUT.STD": 3, "INPUT.ERASE_AREA": 2, "INPUT.JITTER": 4}
-LENGTHS["DATASETS.SYNTHETIC.SIZE"] = 2
+LENGTHS |= {"DATASETS.SYNTHETIC.SIZE": 2, "INPUT.CROP_AREA": 2, "INPUT.CROP_ASPECT": 2}
 
 
 def get(cfg: CfgNode, key: str) -> Any:
@@ -112,7 +142,7 @@ def check(cfg: CfgNode) -> None:
 
 
 def _check_together(cfg: CfgNode) -> None:
-    solver, method = cfg.SOLVER, cfg.CAMERA_AWARE
+    solver = cfg.SOLVER
     if not cfg.DATASETS.SOURCES:
         raise ConfigError("DATASETS.SOURCES is empty; name a labelled domain, for example [duke]")
     if not cfg.DATASETS.TARGET:
@@ -127,23 +157,9 @@ def _check_together(cfg: CfgNode) -> None:
         raise ConfigError("SOLVER.NESTEROV true needs SOLVER.MOMENTUM above 0")
     if cfg.INPUT.ERASE_AREA[0] > cfg.INPUT.ERASE_AREA[1]:
         raise ConfigError(f"INPUT.ERASE_AREA must be [smallest, largest], got {cfg.INPUT.ERASE_AREA}")
+    for key in ("CROP_AREA", "CROP_ASPECT"):
+        if cfg.INPUT[key][0] > cfg.INPUT[key][1]:
+            raise ConfigError(f"INPUT.{key} must be [smallest, largest], got {cfg.INPUT[key]}")
     if "/" in cfg.NAME or cfg.NAME in (".", ".."):
         raise ConfigError(f"NAME is a folder's name, it cannot be {cfg.NAME!r}")
-    if cfg.METHOD == "camera_aware":
-        _check_camera_aware(cfg, method)
-
-
-def _check_camera_aware(cfg: CfgNode, method: CfgNode) -> None:
-    if len(cfg.DATASETS.SOURCES) != 1:
-        raise ConfigError(
-            f"METHOD camera_aware takes one source, DATASETS.SOURCES names {cfg.DATASETS.SOURCES}"
-        )
-    if method.SOURCE_EPOCHS >= cfg.SOLVER.EPOCHS and cfg.DATASETS.ADAPT:
-        raise ConfigError(
-            f"CAMERA_AWARE.SOURCE_EPOCHS {method.SOURCE_EPOCHS} leaves nothing of SOLVER.EPOCHS {cfg.SOLVER.EPOCHS} "
-            "to adapt in; for training on the source alone set DATASETS.ADAPT false"
-        )
-    if cfg.DATASETS.ADAPT and cfg.DATALOADER.BATCH_SIZE % 2:
-        raise ConfigError(
-            f"DATALOADER.BATCH_SIZE {cfg.DATALOADER.BATCH_SIZE} is odd; half of it is source, half target: make it even"
-        )
+    METHOD_CHECKS[cfg.METHOD](cfg)
