@@ -128,6 +128,55 @@ _C.DISENTANGLE.MMD_UNIT = True  # on features of length 1; false: as they are, a
 _C.DISENTANGLE.MASK_DIR = ""  # foreground: MASK_DIR/<dataset>/<image>.png, grey; empty: whole images
 _C.DISENTANGLE.GRID = 6  # images of each domain in the pictures drawn at every evaluation; 0: no pictures
 
+_C.M3L = CN()  # Zhao et al., CVPR 2021: several labelled sources, an unseen target
+_C.M3L.META = True  # False: joint training on all sources with the same losses, no meta-learning
+_C.M3L.META_GRADIENT = (
+    "original"  # original: through the inner gradient alone, as published | full: the usual one
+)
+_C.M3L.META_TEST_WEIGHT = 1.0  # of the meta-test loss in the outer step
+_C.M3L.INNER_RATE = 1.0  # inner step's rate as a share of the current outer one
+_C.M3L.MEMORY_WEIGHT = 1.0  # of the cross-entropy over the identity memory
+_C.M3L.TEMPERATURE = 0.05  # of that softmax
+_C.M3L.KEEP = 0.2  # share of a memory row that an update keeps
+_C.M3L.TRIPLET_WEIGHT = 1.0  # of the batch-hard triplet loss
+_C.M3L.TRIPLET_MARGIN = 0.3  # in units of the Euclidean distance of pooled features
+_C.M3L.METABN = True  # mix meta-test features with draws from the meta-train domains' statistics
+_C.M3L.METABN_SCALE = "variance"  # what the draws take as standard deviation: variance (as published) | std
+_C.M3L.METABN_ALPHA = 1.0  # share of the draws ~ Beta(ALPHA, ALPHA)
+_C.M3L.RECOMPUTE = (
+    False  # True: repeat the meta-train passes rather than keep their graphs: less memory, more time
+)
+
+_C.CENTRAL_FEATURE = CN()  # patch features in two stages, after PAUL (Yang et al., CVPR 2019)
+_C.CENTRAL_FEATURE.STAGE = (
+    "pretrain"  # pretrain: on a labelled source | unsupervised: target alone, from MODEL.WEIGHTS
+)
+_C.CENTRAL_FEATURE.PATCHES = 6  # windows an image; must divide the height of the feature map
+_C.CENTRAL_FEATURE.PATCH_DIM = 256  # numbers of a patch's feature
+_C.CENTRAL_FEATURE.EMBED_DIM = 128  # pretrain: numbers a patch gives to the triplet loss
+_C.CENTRAL_FEATURE.TRIPLET_WEIGHT = (
+    0.1  # pretrain: of the triplet loss; the patches' cross-entropies are summed
+)
+_C.CENTRAL_FEATURE.TRIPLET_MARGIN = 1.0  # pretrain: on embeddings of length 1
+_C.CENTRAL_FEATURE.GENERATOR_LR = 1e-5  # pretrain: rate of the patch generator
+_C.CENTRAL_FEATURE.GENERATOR_START = 25  # pretrain: first epoch in which it trains
+_C.CENTRAL_FEATURE.GENERATOR_END = 39  # pretrain: last one; below START: never
+_C.CENTRAL_FEATURE.LOSS = (
+    "pedal"  # of patches: pedal (PAUL's) | central (mean of the neighbours, our reading)
+)
+_C.CENTRAL_FEATURE.PATCH_WEIGHT = 2.0  # of that loss
+_C.CENTRAL_FEATURE.SCALE = 15.0  # inverse temperature on squared distances; 15 for Market, 5 for Duke
+_C.CENTRAL_FEATURE.NEIGHBORS = 10  # k nearest memory rows of a patch
+_C.CENTRAL_FEATURE.KEEP = 0.9  # share of a memory row (of patches, of images) that an update keeps
+_C.CENTRAL_FEATURE.IMAGE_WEIGHT = 1.0  # of the image-level loss
+_C.CENTRAL_FEATURE.IMAGE_MARGIN = 2.0  # on distances of concatenated patch features, 0 to 2 sqrt(PATCHES)
+_C.CENTRAL_FEATURE.MAX_RANK = 15  # images of the batch that cyclic ranking tries as the hard negative
+_C.CENTRAL_FEATURE.NEAREST = 3  # a negative's own nearest must not contain the anchor
+_C.CENTRAL_FEATURE.VIEW_JITTER = [0.2, 0.2, 0.2, 0.1]  # second view: brightness, contrast, saturation, hue
+_C.CENTRAL_FEATURE.VIEW_ROTATION = 10.0  # second view: degrees to either side
+_C.CENTRAL_FEATURE.VIEW_AREA = [0.7, 0.95]  # second view: share of the image that the crop keeps
+_C.CENTRAL_FEATURE.PICTURES = 8  # images drawn with their patch windows at every evaluation; 0: none
+
 _C.TEST = CN()
 _C.TEST.PERIOD = 10  # epochs between evaluations on the target; 0: only after the last epoch
 _C.TEST.AT_START = True  # evaluate before the first step, too
