@@ -30,6 +30,10 @@ CHOICES: dict[str, Sequence[Any]] = {
     "DISENTANGLE.VARIANT": ("pose", "arn"),
     "DISENTANGLE.POOL": ("max", "avg"),
     "DISENTANGLE.ORTHOGONALITY": ("cosine", "original"),
+    "M3L.META_GRADIENT": ("original", "full"),
+    "M3L.METABN_SCALE": ("variance", "std"),
+    "CENTRAL_FEATURE.STAGE": ("pretrain", "unsupervised"),
+    "CENTRAL_FEATURE.LOSS": ("pedal", "central"),
     "TEST.AP": ("rectangular", "trapezoidal"),
     "TEST.METRIC": ("cosine", "euclidean"),
 }
@@ -101,6 +105,34 @@ RANGES: dict[str, tuple[float, float]] = {  # inclusive; each item of a list
     "DISENTANGLE.CTR_MARGIN": (0, 1e6),
     "DISENTANGLE.MMD_SIGMAS": (1e-3, 1e4),
     "DISENTANGLE.GRID": (0, 32),
+    "M3L.META_TEST_WEIGHT": (0, 1e3),
+    "M3L.INNER_RATE": (0, 1e3),
+    "M3L.MEMORY_WEIGHT": (0, 1e3),
+    "M3L.TEMPERATURE": (1e-4, 100),
+    "M3L.KEEP": (0, 1),
+    "M3L.TRIPLET_WEIGHT": (0, 1e3),
+    "M3L.TRIPLET_MARGIN": (0, 1e3),
+    "M3L.METABN_ALPHA": (1e-3, 1e3),
+    "CENTRAL_FEATURE.PATCHES": (1, 64),
+    "CENTRAL_FEATURE.PATCH_DIM": (1, 10**5),
+    "CENTRAL_FEATURE.EMBED_DIM": (1, 10**5),
+    "CENTRAL_FEATURE.TRIPLET_WEIGHT": (0, 1e3),
+    "CENTRAL_FEATURE.TRIPLET_MARGIN": (0, 1e3),
+    "CENTRAL_FEATURE.GENERATOR_LR": (0, 1e3),
+    "CENTRAL_FEATURE.GENERATOR_START": (1, 10**6),
+    "CENTRAL_FEATURE.GENERATOR_END": (0, 10**6),
+    "CENTRAL_FEATURE.PATCH_WEIGHT": (0, 1e3),
+    "CENTRAL_FEATURE.SCALE": (1e-3, 1e4),
+    "CENTRAL_FEATURE.NEIGHBORS": (1, 10**6),
+    "CENTRAL_FEATURE.KEEP": (0, 1),
+    "CENTRAL_FEATURE.IMAGE_WEIGHT": (0, 1e3),
+    "CENTRAL_FEATURE.IMAGE_MARGIN": (0, 1e3),
+    "CENTRAL_FEATURE.MAX_RANK": (1, 10**6),
+    "CENTRAL_FEATURE.NEAREST": (1, 10**6),
+    "CENTRAL_FEATURE.VIEW_JITTER": (0, 1),
+    "CENTRAL_FEATURE.VIEW_ROTATION": (0, 180),
+    "CENTRAL_FEATURE.VIEW_AREA": (0.01, 1),
+    "CENTRAL_FEATURE.PICTURES": (0, 64),
     "TEST.PERIOD": (0, 10**6),
     "TEST.RANKS": (1, 10**6),
     "TEST.BATCH_SIZE": (1, 10**6),
@@ -112,6 +144,7 @@ RANGES: dict[str, tuple[float, float]] = {  # inclusive; each item of a list
 
 LENGTHS = {"INPUT.SIZE": 2, "INPUT.MEAN": 3, "INPUT.STD": 3, "INPUT.ERASE_AREA": 2, "INPUT.JITTER": 4}
 LENGTHS |= {"DATASETS.SYNTHETIC.SIZE": 2, "INPUT.CROP_AREA": 2, "INPUT.CROP_ASPECT": 2}
+LENGTHS |= {"CENTRAL_FEATURE.VIEW_JITTER": 4, "CENTRAL_FEATURE.VIEW_AREA": 2}
 
 
 def get(cfg: CfgNode, key: str) -> Any:
@@ -143,8 +176,10 @@ def check(cfg: CfgNode) -> None:
 
 def _check_together(cfg: CfgNode) -> None:
     solver = cfg.SOLVER
-    if not cfg.DATASETS.SOURCES:
-        raise ConfigError("DATASETS.SOURCES is empty; name a labelled domain, for example [duke]")
+    if not cfg.DATASETS.SOURCES and not cfg.DATASETS.ADAPT:
+        raise ConfigError(
+            "DATASETS.SOURCES is empty and DATASETS.ADAPT false: nothing to train on; name a labelled domain, [duke]"
+        )
     if not cfg.DATASETS.TARGET:
         raise ConfigError("DATASETS.TARGET is empty; name the domain to evaluate on (it may be the source)")
     if sorted(solver.STEPS) != solver.STEPS:

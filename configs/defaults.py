@@ -130,9 +130,7 @@ _C.DISENTANGLE.GRID = 6  # images of each domain in the pictures drawn at every 
 
 _C.M3L = CN()  # Zhao et al., CVPR 2021: several labelled sources, an unseen target
 _C.M3L.META = True  # False: joint training on all sources with the same losses, no meta-learning
-_C.M3L.META_GRADIENT = (
-    "original"  # original: through the inner gradient alone, as published | full: the usual one
-)
+_C.M3L.META_GRADIENT = "original"  # original (as published): through the inner gradient alone | full
 _C.M3L.META_TEST_WEIGHT = 1.0  # of the meta-test loss in the outer step
 _C.M3L.INNER_RATE = 1.0  # inner step's rate as a share of the current outer one
 _C.M3L.MEMORY_WEIGHT = 1.0  # of the cross-entropy over the identity memory
@@ -143,27 +141,19 @@ _C.M3L.TRIPLET_MARGIN = 0.3  # in units of the Euclidean distance of pooled feat
 _C.M3L.METABN = True  # mix meta-test features with draws from the meta-train domains' statistics
 _C.M3L.METABN_SCALE = "variance"  # what the draws take as standard deviation: variance (as published) | std
 _C.M3L.METABN_ALPHA = 1.0  # share of the draws ~ Beta(ALPHA, ALPHA)
-_C.M3L.RECOMPUTE = (
-    False  # True: repeat the meta-train passes rather than keep their graphs: less memory, more time
-)
+_C.M3L.RECOMPUTE = False  # repeat the meta-train passes, keep no graphs of them: less memory, more time
 
 _C.CENTRAL_FEATURE = CN()  # patch features in two stages, after PAUL (Yang et al., CVPR 2019)
-_C.CENTRAL_FEATURE.STAGE = (
-    "pretrain"  # pretrain: on a labelled source | unsupervised: target alone, from MODEL.WEIGHTS
-)
+_C.CENTRAL_FEATURE.STAGE = "pretrain"  # pretrain: one source | unsupervised: target, from MODEL.WEIGHTS
 _C.CENTRAL_FEATURE.PATCHES = 6  # windows an image; must divide the height of the feature map
 _C.CENTRAL_FEATURE.PATCH_DIM = 256  # numbers of a patch's feature
 _C.CENTRAL_FEATURE.EMBED_DIM = 128  # pretrain: numbers a patch gives to the triplet loss
-_C.CENTRAL_FEATURE.TRIPLET_WEIGHT = (
-    0.1  # pretrain: of the triplet loss; the patches' cross-entropies are summed
-)
+_C.CENTRAL_FEATURE.TRIPLET_WEIGHT = 0.1  # pretrain: beside the sum of the patches' cross-entropies
 _C.CENTRAL_FEATURE.TRIPLET_MARGIN = 1.0  # pretrain: on embeddings of length 1
 _C.CENTRAL_FEATURE.GENERATOR_LR = 1e-5  # pretrain: rate of the patch generator
 _C.CENTRAL_FEATURE.GENERATOR_START = 25  # pretrain: first epoch in which it trains
 _C.CENTRAL_FEATURE.GENERATOR_END = 39  # pretrain: last one; below START: never
-_C.CENTRAL_FEATURE.LOSS = (
-    "pedal"  # of patches: pedal (PAUL's) | central (mean of the neighbours, our reading)
-)
+_C.CENTRAL_FEATURE.LOSS = "pedal"  # of patches: pedal (PAUL's) | central (our reading of the title)
 _C.CENTRAL_FEATURE.PATCH_WEIGHT = 2.0  # of that loss
 _C.CENTRAL_FEATURE.SCALE = 15.0  # inverse temperature on squared distances; 15 for Market, 5 for Duke
 _C.CENTRAL_FEATURE.NEIGHBORS = 10  # k nearest memory rows of a patch

@@ -69,8 +69,66 @@ def check_disentangle(cfg: CfgNode) -> None:
         )
 
 
+def check_m3l(cfg: CfgNode) -> None:
+    sources = cfg.DATASETS.SOURCES
+    if cfg.DATASETS.ADAPT:
+        raise ConfigError(
+            "METHOD m3l never trains on the target, which is an unseen domain: set DATASETS.ADAPT false"
+        )
+    if cfg.M3L.META and len(sources) < 2:
+        raise ConfigError(
+            f"METHOD m3l holds one source out and trains on the others: DATASETS.SOURCES names {sources}, give two or "
+            "more, or set M3L.META false for joint training"
+        )
+    if len(set(sources)) < len(sources):
+        raise ConfigError(f"DATASETS.SOURCES names a domain twice: {sources}")
+    if cfg.DATALOADER.INSTANCES < 2:
+        raise ConfigError(
+            f"METHOD m3l needs several images of an identity in a batch: DATALOADER.INSTANCES is "
+            f"{cfg.DATALOADER.INSTANCES}, set it to 2 or more (4 in the paper)"
+        )
+    if not cfg.M3L.MEMORY_WEIGHT and not cfg.M3L.TRIPLET_WEIGHT:
+        raise ConfigError("M3L.MEMORY_WEIGHT and M3L.TRIPLET_WEIGHT are both 0: nothing to train with")
+    if cfg.MODEL.SYNC_BN:
+        raise ConfigError("METHOD m3l differentiates twice, MODEL.SYNC_BN true cannot: set it to false")
+
+
+def check_central_feature(cfg: CfgNode) -> None:
+    options = cfg.CENTRAL_FEATURE
+    if options.VIEW_AREA[0] > options.VIEW_AREA[1]:
+        raise ConfigError(f"CENTRAL_FEATURE.VIEW_AREA must be [smallest, largest], got {options.VIEW_AREA}")
+    if options.VIEW_JITTER[3] > 0.5:
+        raise ConfigError(f"CENTRAL_FEATURE.VIEW_JITTER {options.VIEW_JITTER}: the hue turns by 0.5 at most")
+    if options.STAGE == "pretrain":
+        one_source(cfg)
+        if cfg.DATASETS.ADAPT:
+            raise ConfigError(
+                "CENTRAL_FEATURE.STAGE pretrain trains on the source alone: set DATASETS.ADAPT false"
+            )
+        if cfg.DATALOADER.INSTANCES < 2:
+            raise ConfigError(
+                "CENTRAL_FEATURE.STAGE pretrain shows every image with another one of its identity: "
+                f"DATALOADER.INSTANCES is {cfg.DATALOADER.INSTANCES}, set it to 2 or more"
+            )
+        return
+    if cfg.DATASETS.SOURCES or not cfg.DATASETS.ADAPT:
+        raise ConfigError(
+            "CENTRAL_FEATURE.STAGE unsupervised trains on the target alone: set DATASETS.SOURCES [] and "
+            f"DATASETS.ADAPT true (they are {cfg.DATASETS.SOURCES} and {cfg.DATASETS.ADAPT})"
+        )
+    if not cfg.MODEL.WEIGHTS:
+        raise ConfigError(
+            "CENTRAL_FEATURE.STAGE unsupervised starts from a stage-1 checkpoint: set MODEL.WEIGHTS to last.pt of a "
+            "run with STAGE pretrain"
+        )
+    if not options.PATCH_WEIGHT and not options.IMAGE_WEIGHT:
+        raise ConfigError("CENTRAL_FEATURE.PATCH_WEIGHT and IMAGE_WEIGHT are both 0: nothing to train with")
+
+
 METHOD_CHECKS: dict[str, Callable[[CfgNode], None]] = {
     "camera_aware": check_camera_aware,
     "ecn": check_ecn,
     "disentangle": check_disentangle,
+    "m3l": check_m3l,
+    "central_feature": check_central_feature,
 }
