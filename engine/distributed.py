@@ -73,10 +73,16 @@ def disconnect() -> None:
         dist.destroy_process_group()
 
 
-def parallel(network: nn.Module, ranks: Ranks, *, sync_bn: bool = False) -> nn.Module:
+def parallel(
+    network: nn.Module, ranks: Ranks, *, sync_bn: bool = False, find_unused: bool = False
+) -> nn.Module:
     """The network for training: itself, or wrapped so that gradients are averaged over ranks.
 
     Buffers are not broadcast: batch norm statistics are averaged when an epoch ends (``average_buffers``).
+
+    Args:
+        sync_bn: batch norm over the images of all ranks (GPUs).
+        find_unused: some parameters take no part in some steps.
     """
     if ranks.world == 1:
         return network
@@ -85,7 +91,13 @@ def parallel(network: nn.Module, ranks: Ranks, *, sync_bn: bool = False) -> nn.M
             raise InputError("MODEL.SYNC_BN true needs GPUs: set it to false on the CPU")
         network = nn.SyncBatchNorm.convert_sync_batchnorm(network)
     ids = [ranks.device.index] if ranks.device.type == "cuda" else None
-    return DistributedDataParallel(network, ids, broadcast_buffers=False, gradient_as_bucket_view=True)
+    return DistributedDataParallel(
+        network,
+        ids,
+        broadcast_buffers=False,
+        gradient_as_bucket_view=True,
+        find_unused_parameters=find_unused,
+    )
 
 
 def bare(network: nn.Module) -> nn.Module:
@@ -94,15 +106,22 @@ def bare(network: nn.Module) -> nn.Module:
 
 
 @torch.no_grad()
+def averaged(tensors: list[torch.Tensor], ranks: Ranks) -> list[torch.Tensor]:
+    """Means over ranks of tensors of one type, in one reduction; the tensors themselves where there is one rank."""
+    if ranks.world == 1 or not tensors:
+        return tensors
+    flat = torch.cat([t.flatten() for t in tensors])
+    dist.all_reduce(flat)
+    parts = (flat / ranks.world).split([t.numel() for t in tensors])
+    return [part.view_as(t) for part, t in zip(parts, tensors)]
+
+
+@torch.no_grad()
 def average_buffers(network: nn.Module, ranks: Ranks) -> None:
     """Give every rank the mean of the ranks' floating buffers (batch norm statistics)."""
     buffers = [b for b in network.buffers() if b.is_floating_point()]
-    if ranks.world == 1 or not buffers:
-        return
-    flat = torch.cat([b.double().flatten() for b in buffers])
-    dist.all_reduce(flat)
-    for buffer, mean in zip(buffers, (flat / ranks.world).split([b.numel() for b in buffers])):
-        buffer.copy_(mean.view_as(buffer))
+    for buffer, mean in zip(buffers, averaged([b.double() for b in buffers], ranks)):
+        buffer.copy_(mean)
 
 
 def barrier(ranks: Ranks) -> None:

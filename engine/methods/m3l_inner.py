@@ -1,10 +1,14 @@
-"""The inner update of meta-learning: one Adam step that stays in the graph."""
+"""Meta-learning by second-order gradients: one Adam step that stays differentiable, and the gradient through it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
+import torch
 from torch import Tensor
+
+Parameters = Mapping[str, Tensor]
 
 
 def inner_adam(
@@ -50,3 +54,106 @@ def inner_adam(
         second = (rest * decayed.square() + 1e-8).sqrt() / rest**0.5
         updated[name] = parameter - lr * (decayed / (second + 1e-8))
     return updated
+
+
+Loss = Callable[[], Tensor]
+Average = Callable[[list[Tensor]], list[Tensor]]
+
+
+@dataclass(frozen=True)
+class MetaGradient:
+    """One meta step's gradients, by name and times the loss scale, and its losses."""
+
+    grads: dict[str, Tensor]
+    train_loss: Tensor
+    test_loss: Tensor
+
+
+def meta_gradient(
+    params: Parameters,
+    train: Sequence[Loss],
+    test: Callable[[Parameters], Tensor],
+    inner: Callable[[Parameters, Parameters], dict[str, Tensor]],
+    *,
+    full: bool,
+    test_weight: float = 1.0,
+    scale: Tensor | None = None,
+    again: Sequence[Loss] = (),
+    average: Average = list,
+) -> MetaGradient:
+    """Gradient of ``mean(train) + test_weight * test(inner(params, gradient of mean(train)))``.
+
+    With g the meta-train gradient, H its Hessian and c the meta-test gradient at θ' it is g + H (dθ'/dg)ᵀ c, and
+    (dθ'/dθ)ᵀ c with ``full``. The meta-test graph is freed before the second-order pass, which visits one meta-train
+    domain after the other and frees each.
+
+    Args:
+        params: leaves that require gradients.
+        train: the loss of each meta-train domain at ``params``; called once, in order.
+        test: the meta-test loss at other parameters.
+        inner: (parameters, gradients) -> parameters, differentiable and element-wise, such as :func:`inner_adam`.
+        full: False leaves out the direct path through the parameters (the original's meta-gradient).
+        scale: loss scale of float16; every loss is differentiated times it. An overflow reaches the result, so that
+            the scaler skips the step, but not θ'. None: none.
+        again: the losses of ``train`` without side effects; if given, the graphs of ``train`` are freed at once and
+            built again, one at a time, for the second-order pass.
+        average: means of gradients over ranks, so that several ranks take the inner and the outer step on all their
+            images together. It is called three times.
+    """
+    names, leaves = list(params), list(params.values())
+    factor = torch.ones((), device=leaves[0].device) if scale is None else scale
+    share = factor / len(train)
+    first, graphs, losses = [torch.zeros_like(p) for p in leaves], [], []
+    for domain in train:
+        loss = domain()
+        grads = _gradients(loss * share, leaves, keep=not again)
+        first = [total + g.detach() for total, g in zip(first, grads)]
+        graphs += [] if again else [grads]
+        losses.append(loss.detach())
+        del loss, grads
+    first = average(first)  # g times the scale
+
+    slopes = [g / factor if scale is None else _finite(g / factor) for g in first]
+    start = {name: p.detach().requires_grad_(full) for name, p in params.items()}
+    moved = inner(start, {name: g.requires_grad_() for name, g in zip(names, slopes)})
+    trial = {name: p.detach().requires_grad_() for name, p in moved.items()}
+    test_loss = test(trial)
+    pull = average(list(_gradients(test_loss * (factor * test_weight), list(trial.values()), keep=False)))
+    wanted = [*slopes, *start.values()] if full else slopes
+    through = _pull_back([moved[name] for name in names], wanted, pull)
+    push, direct = through[: len(names)], through[len(names) :]
+
+    # The loss scale stands in the first-order graph already: for half precision the vector enters with length 1.
+    length = factor if scale is None else _length(push)
+    push = push if scale is None else [v / length for v in push]
+    curved = [torch.zeros_like(p) for p in leaves]
+    for i in range(len(train)):
+        grads = _gradients(again[i]() * share, leaves, keep=True) if again else graphs.pop()
+        curved = [total + h for total, h in zip(curved, _pull_back(list(grads), leaves, push))]
+        del grads
+    curved = [h * (length / factor) for h in average(curved)]
+    parts = zip(first, curved, direct) if full else zip(first, curved)
+    grads_by_name = {name: sum(terms[1:], terms[0]) for name, terms in zip(names, parts)}
+    return MetaGradient(grads_by_name, torch.stack(losses).mean(), test_loss.detach())
+
+
+def _gradients(loss: Tensor, leaves: list[Tensor], *, keep: bool) -> tuple[Tensor, ...]:
+    """Gradients of a loss, zeros where it does not depend on a leaf; ``keep`` makes them differentiable."""
+    return torch.autograd.grad(loss, leaves, create_graph=keep, allow_unused=True, materialize_grads=True)
+
+
+def _pull_back(outputs: list[Tensor], leaves: list[Tensor], vector: list[Tensor]) -> list[Tensor]:
+    """Transposed Jacobian of the outputs times a vector; zeros for outputs that depend on nothing."""
+    pairs = [(o, v) for o, v in zip(outputs, vector) if o.requires_grad]
+    if not pairs:
+        return [torch.zeros_like(p) for p in leaves]
+    live, weights = zip(*pairs)
+    return list(torch.autograd.grad(live, leaves, weights, allow_unused=True, materialize_grads=True))
+
+
+def _finite(x: Tensor) -> Tensor:
+    return torch.nan_to_num(x, nan=0.0, posinf=0.0, neginf=0.0)
+
+
+def _length(vector: list[Tensor]) -> Tensor:
+    return torch.stack([v.square().sum() for v in vector]).sum().sqrt().clamp_min(1e-30)
