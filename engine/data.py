@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -14,22 +13,17 @@ from numpy.typing import NDArray
 from yacs.config import CfgNode
 
 from datasets import Batch, Split, Splits, load
+from datasets.camstyle import Styled
 from datasets.images import ImageDataset
-from datasets.samplers import IdentitySampler, Sampler, ShuffledSampler
+from datasets.samplers import IdentitySampler, Sampler, ShuffledSampler, StyledSampler
 from datasets.streams import Streams
-from datasets.transforms import (
-    ColorJitter,
-    Compose,
-    Flip,
-    Normalize,
-    PadCrop,
-    RandomErasing,
-    Transform,
-    iteration_generator,
-)
+from datasets.transforms import Compose, iteration_generator
+from engine.augmentation import mask_transform, plain_transform, train_transform
+from engine.camstyle import find_copies, style_transform
 from engine.distributed import Ranks
 from engine.errors import InputError
 from engine.log import LOGGER
+from engine.masks import open_masks
 
 
 @dataclass(frozen=True)
@@ -41,6 +35,8 @@ class Domain:
     num_identities: int  # 0 where the method must not know them
     num_cameras: int
     cams: torch.Tensor  # [N] camera of every image, on the training device
+    masks: ImageDataset | None = None  # foreground of the images, in their order
+    mask_transform: Compose | None = None
 
 
 @dataclass(frozen=True)
@@ -57,17 +53,33 @@ class Data:
 
     def augmented(self, name: str, batch: Batch, step: int) -> torch.Tensor:
         """The images of a batch of step ``step`` (from 1) as training sees them: normalised floats [B, 3, H, W]."""
+        return self.domains[name].transform(batch.images, self._generator(name, step), batch.cams)
+
+    def augmented_masks(self, name: str, batches: Mapping[str, Batch], step: int) -> torch.Tensor | None:
+        """The masks of a domain's batch in 0..1 [B, 3, H, W], moved as its images are; None where it has none."""
+        transform = self.domains[name].mask_transform
+        if transform is None:
+            return None
+        return transform(batches[f"{name}_mask"].images, self._generator(name, step))
+
+    def _generator(self, name: str, step: int) -> torch.Generator:
         epoch, position = divmod(step - 1, len(self.streams))
         stream = list(self.domains).index(name)
-        generator = iteration_generator(
-            self.ranks.device, self.seed, epoch, position, self.ranks.rank, stream
-        )
-        return self.domains[name].transform(batch.images, generator)
+        return iteration_generator(self.ranks.device, self.seed, epoch, position, self.ranks.rank, stream)
 
     def rows(self, step: int) -> dict[str, NDArray[np.int64]]:
-        """Which rows of each domain this rank sees in step ``step`` (from 1)."""
+        """Which images of each domain this rank sees in step ``step`` (from 1)."""
         epoch, position = divmod(step - 1, len(self.streams))
-        return {name: sampler.epoch(epoch)[position] for name, sampler in self.samplers.items()}
+        return {name: _unstyled(sampler).epoch(epoch)[position] for name, sampler in self.samplers.items()}
+
+    def most_repeats(self, name: str) -> int:
+        """How often an image can come in one step: the end of one pass may meet the start of the next."""
+        return 1 + -(-self.batch_size // len(self.domains[name].images))
+
+
+def _unstyled(sampler: Sampler) -> Sampler:
+    """The sampler of the images themselves, where their camera-style copies are drawn, too."""
+    return sampler.sampler if isinstance(sampler, StyledSampler) else sampler
 
 
 @dataclass(frozen=True)
@@ -109,8 +121,8 @@ def read(cfg: CfgNode, name: str) -> Splits:
     return splits
 
 
-def images_of(cfg: CfgNode, split: Split) -> ImageDataset:
-    """The decoded images of a split at the training size."""
+def images_of(cfg: CfgNode, split: Split, copies: Styled | None = None) -> ImageDataset:
+    """The decoded images of a split at the training size, with their camera-style copies if there are any."""
     options = cfg.DATASETS
     return ImageDataset(
         split,
@@ -118,28 +130,8 @@ def images_of(cfg: CfgNode, split: Split) -> ImageDataset:
         cache=options.CACHE,
         cache_dir=options.CACHE_DIR or None,
         on_corrupt=options.ON_CORRUPT,
+        styled=copies,
     )
-
-
-def plain_transform(cfg: CfgNode) -> Compose:
-    """Normalisation alone, for evaluation."""
-    return Compose([Normalize(cfg.INPUT.MEAN, cfg.INPUT.STD)])
-
-
-def train_transform(cfg: CfgNode) -> Compose:
-    """The augmentation of ``INPUT``: flip, pad and crop, colour jitter, erasing, normalisation."""
-    options = cfg.INPUT
-    steps: list[Transform] = []
-    if options.FLIP:
-        steps.append(Flip(options.FLIP))
-    if options.CROP and options.PAD:
-        steps.append(PadCrop(options.PAD, value=options.PAD_VALUE))
-    if any(options.JITTER):
-        steps.append(ColorJitter(*options.JITTER))
-    steps.append(Normalize(options.MEAN, options.STD))
-    if options.ERASE:
-        steps.append(RandomErasing(options.ERASE, area=tuple(options.ERASE_AREA), value="mean"))
-    return Compose(steps)
 
 
 def build_evaluation(cfg: CfgNode, name: str) -> Evaluation:
@@ -159,36 +151,54 @@ def build_data(cfg: CfgNode, ranks: Ranks) -> Data:
         InputError: a total batch that cannot be divided over streams and ranks.
         DatasetError: a dataset that is missing, empty or damaged.
     """
-    sources, splits = cfg.DATASETS.SOURCES, {}
+    sources = cfg.DATASETS.SOURCES
+    names: dict[str, str] = {}
+    splits: dict[str, Split] = {}
+    copies = None
     for i, name in enumerate(sources):
-        splits["source" if len(sources) == 1 else f"source_{i}"] = read(cfg, name).train
+        stream = "source" if len(sources) == 1 else f"source_{i}"
+        names[stream], splits[stream] = name, read(cfg, name).train
     if cfg.DATASETS.ADAPT:
-        train = read(cfg, cfg.DATASETS.TARGET).train
-        splits["target"] = dataclasses.replace(train, pids=np.full(len(train), -1, dtype=np.int64))
+        target = read(cfg, cfg.DATASETS.TARGET)
+        names["target"], splits["target"] = cfg.DATASETS.TARGET, target.train.unlabelled()
+        copies = find_copies(cfg, target)
     batch = stream_batch(cfg, len(splits), ranks.world)
-    transform = train_transform(cfg)
-    domains, steps = {}, cfg.DATALOADER.ITERS_PER_EPOCH
-    for stream, split in splits.items():
-        images = images_of(cfg, split)
-        split = images.split
-        domains[stream] = Domain(
-            images,
-            transform,
-            0 if stream == "target" else int(split.pids.max()) + 1,
-            split.num_cameras,
-            torch.from_numpy(split.cams).to(ranks.device),
-        )
-    steps = steps or max(1, max(len(d.images) for d in domains.values()) // batch)
-    samplers = {
-        stream: build_sampler(cfg, domain, batch, steps, ranks, cfg.SEED + i)
-        for i, (stream, domain) in enumerate(domains.items())
+    domains = {
+        stream: build_domain(cfg, stream, names[stream], split, copies, ranks)
+        for stream, split in splits.items()
     }
-    streams = Streams(
-        {name: (domains[name].images, samplers[name]) for name in domains},
-        workers=cfg.DATALOADER.WORKERS,
-        pin_memory=ranks.device.type == "cuda",
-    )
+    longest = max(len(domain.images) for domain in domains.values())
+    steps = cfg.DATALOADER.ITERS_PER_EPOCH or max(1, longest // batch)
+    samplers: dict[str, Sampler] = {}
+    for i, (stream, domain) in enumerate(domains.items()):
+        plain = build_sampler(cfg, domain, batch, steps, ranks, cfg.SEED + i)
+        styled = stream == "target" and copies is not None
+        samplers[stream] = StyledSampler(plain, domain.images.choices, seed=cfg.SEED + i) if styled else plain
+    feeds = {name: (domain.images, samplers[name]) for name, domain in domains.items()}
+    for name, domain in domains.items():
+        if domain.masks is not None:
+            feeds[f"{name}_mask"] = (domain.masks, _unstyled(samplers[name]))
+    streams = Streams(feeds, workers=cfg.DATALOADER.WORKERS, pin_memory=ranks.device.type == "cuda")
     return Data(ranks, cfg.SEED, domains, samplers, streams, batch, plain_transform(cfg))
+
+
+def build_domain(
+    cfg: CfgNode, stream: str, dataset: str, split: Split, copies: Styled | None, ranks: Ranks
+) -> Domain:
+    """A training domain with its augmentation; camera style and hidden identities are the target's."""
+    is_target = stream == "target"
+    images = images_of(cfg, split, copies if is_target else None)
+    style = style_transform(cfg, images) if is_target else None
+    masks = open_masks(cfg, dataset, images)
+    return Domain(
+        images,
+        train_transform(cfg, style),
+        0 if is_target else int(images.split.pids.max()) + 1,
+        images.split.num_cameras,
+        torch.from_numpy(images.split.cams).to(ranks.device),
+        masks,
+        mask_transform(cfg, style) if masks is not None else None,
+    )
 
 
 def build_sampler(
