@@ -41,6 +41,8 @@ class Backbone(nn.Module):
         last_stride: 1 or 2, of the last stage.
     """
 
+    first_stages = (("conv1", "bn1"), ("layer1",), ("layer2",))  # those that some methods keep as they are
+
     def __init__(self, resnet: ResNet, last_stride: int) -> None:
         super().__init__()
         self.conv1, self.bn1, self.relu, self.maxpool = resnet.conv1, resnet.bn1, resnet.relu, resnet.maxpool
@@ -48,7 +50,7 @@ class Backbone(nn.Module):
         self.layer3, self.layer4 = resnet.layer3, resnet.layer4
         if last_stride == 1:
             _unstride(self.layer4)
-        self.out_channels = int(resnet.fc.in_features)
+        self.out_channels, self.stride = int(resnet.fc.in_features), 16 * last_stride
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Images [B, 3, H, W], normalised, to feature maps [B, out_channels, H/s, W/s], s = 16 or 32."""
@@ -59,7 +61,8 @@ class Backbone(nn.Module):
 class TinyBackbone(nn.Module):
     """A small residual network to be trained from scratch on CPUs: [B, 3, H, W] to [B, 256, H/8, W/8]."""
 
-    out_channels = 256
+    out_channels, stride = 256, 8
+    first_stages = (("stem",), ("stages.0",), ("stages.1",))
 
     def __init__(self) -> None:
         super().__init__()

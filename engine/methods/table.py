@@ -4,6 +4,6 @@ from __future__ import annotations
 
 from types import ModuleType
 
-from engine.methods import camera_aware
+from engine.methods import camera_aware, ecn, m3l
 
-METHODS: dict[str, ModuleType] = {"camera_aware": camera_aware}
+METHODS: dict[str, ModuleType] = {"camera_aware": camera_aware, "ecn": ecn, "m3l": m3l}

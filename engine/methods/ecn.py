@@ -1,0 +1,124 @@
+"""ECN: exemplar-, camera- and neighbourhood-invariance over a memory of target images.
+
+Source: Zhong et al., Invariance Matters: Exemplar Memory for Domain Adaptive Person Re-identification, CVPR 2019.
+Camera-invariance is in the data (``INPUT.CAMSTYLE``): a target image comes as itself or in another camera's style, with
+the same memory row. Without a target it is the source-only baseline.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from ignite.engine import Engine
+from torch import nn
+from torch.nn import functional as F
+from yacs.config import CfgNode
+
+from datasets import Batch
+from engine.data import Data
+from engine.distributed import parallel
+from engine.errors import InputError
+from engine.log import LOGGER
+from engine.method import Method, TrainStep
+from engine.optim import Precision, build_optimizer, build_scheduler
+from losses.disentangle import mmd
+from losses.invariance import exemplar_invariance
+from modeling.backbones import build_backbone
+from modeling.ecn import ECNNet
+from modeling.memory import FeatureMemory
+
+
+def build_extractor(cfg: CfgNode) -> nn.Module:
+    """The network without its classifier, with weights still to be loaded."""
+    return build_network(cfg, 0, "none")
+
+
+def build_network(cfg: CfgNode, num_classes: int, pretrained: str) -> ECNNet:
+    settings, model = cfg.ECN, cfg.MODEL
+    return ECNNet(
+        build_backbone(model.BACKBONE, last_stride=model.LAST_STRIDE, pretrained=pretrained),
+        num_classes,
+        embedding=settings.EMBEDDING,
+        dropout=settings.DROPOUT,
+        frozen_stages=settings.FROZEN_STAGES,
+    )
+
+
+def build(cfg: CfgNode, data: Data) -> Method:
+    """Network, memory, optimizer and training step.
+
+    Raises:
+        InputError: more neighbours than target images.
+    """
+    settings, model, ranks = cfg.ECN, cfg.MODEL, data.ranks
+    source, target = data.domains["source"], data.domains.get("target")
+    if target is not None and len(target.images) < settings.NEIGHBORS:
+        raise InputError(
+            f"ECN.NEIGHBORS {settings.NEIGHBORS} exceeds the memory: {target.images.split.name} has "
+            f"{len(target.images)} images; lower it"
+        )
+    if settings.FROZEN_STAGES and model.PRETRAINED == "none" and not (model.WEIGHTS or cfg.RESUME):
+        LOGGER.warning(
+            "ECN.FROZEN_STAGES %d keeps random weights (MODEL.PRETRAINED none): set it to 0 or give weights",
+            settings.FROZEN_STAGES,
+        )
+    bare = build_network(cfg, source.num_identities, "none" if model.WEIGHTS else model.PRETRAINED)
+    bare.to(ranks.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network = parallel(bare, ranks, sync_bn=model.SYNC_BN)
+    precision = Precision(cfg.SOLVER.AMP, ranks.device)
+    optimizer = build_optimizer(cfg, bare.backbone.parameters(), bare.new_layers())
+    scheduler = build_scheduler(cfg, optimizer)
+    state = {"model": network, "optimizer": optimizer, "scaler": precision.scaler, "scheduler": scheduler}
+    source_step = source_only(data, network, precision, optimizer)
+    if target is None:
+        return Method(source_step, bare, state, scheduler)
+    state["memory"] = memory = FeatureMemory(len(target.images), settings.EMBEDDING).to(ranks.device)
+    repeats = data.most_repeats("target")
+
+    def train_step(engine: Engine, batches: Mapping[str, Batch]) -> dict[str, torch.Tensor]:
+        step, epoch = engine.state.iteration, engine.state.epoch - settings.SOURCE_EPOCHS
+        if epoch < 1:
+            return source_step(engine, batches)
+        pids, index = batches["source"].pids, batches["target"].index
+        images = data.augmented("source", batches["source"], step)  # [B/2, 3, H, W]
+        target_images = data.augmented("target", batches["target"], step)
+        with precision.autocast():
+            parts = network(images, target_images, joint=settings.JOINT_BATCH)
+        k = settings.NEIGHBORS if epoch >= settings.NEIGHBOR_START else 0
+        similarity = memory.similarity(parts.exemplars)  # [B/2, N]
+        losses = {
+            "id": F.cross_entropy(parts.logits.float(), pids),
+            "invariance": exemplar_invariance(similarity, index, temperature=settings.TEMPERATURE, k=k),
+        }
+        loss = (1 - settings.LAMBDA) * losses["id"] + settings.LAMBDA * losses["invariance"]
+        if settings.MMD:
+            losses["mmd"] = mmd(parts.target, parts.source, sigmas=settings.MMD_SIGMAS)
+            loss = loss + settings.LAMBDA_EXT * losses["mmd"]
+        precision.step(loss, optimizer)
+        memory.update(parts.exemplars, index, keep=kept_share(settings.ALPHA, epoch), rounds=repeats)
+        return {name: value.detach() for name, value in {"loss": loss, **losses}.items()}
+
+    milestones = {settings.SOURCE_EPOCHS: "direct transfer"} if settings.SOURCE_EPOCHS else {}
+    return Method(train_step, bare, state, scheduler, milestones=milestones)
+
+
+def source_only(
+    data: Data, network: nn.Module, precision: Precision, optimizer: torch.optim.Optimizer
+) -> TrainStep:
+    """The step of the baseline: identities of the source alone."""
+
+    def train_step(engine: Engine, batches: Mapping[str, Batch]) -> dict[str, torch.Tensor]:
+        images = data.augmented("source", batches["source"], engine.state.iteration)
+        with precision.autocast():
+            logits = network(images).logits
+        loss = F.cross_entropy(logits.float(), batches["source"].pids)
+        precision.step(loss, optimizer)
+        return {"loss": loss.detach(), "id": loss.detach()}
+
+    return train_step
+
+
+def kept_share(alpha: float, epoch: int) -> float:
+    """What a memory row keeps of itself in an epoch (from 1): nothing in the first one, at most everything."""
+    return min(1.0, alpha * (epoch - 1))

@@ -1,0 +1,115 @@
+"""The network of exemplar-memory invariance: frozen early layers, a wide embedding and two branches."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from modeling.backbones import Backbone, TinyBackbone
+
+
+class Branches(NamedTuple):
+    """What a training pass gives; the target's parts are empty for a batch of the source alone."""
+
+    logits: torch.Tensor  # [B, C] of the source images
+    exemplars: torch.Tensor  # [B, E] embedding of the target images for the memory, after dropout
+    source: torch.Tensor  # [B, D] retrieval features of the source images
+    target: torch.Tensor  # [B, D] and of the target images
+
+
+class ECNNet(nn.Module):
+    """Backbone, pooling (the retrieval feature), embedding with batch norm, source classifier.
+
+    The source branch is ReLU, dropout, classifier; the target branch is L2 normalisation, dropout.
+
+    Args:
+        backbone: maps images to [B, D, h, w].
+        num_classes: C, identities of the source; 0 leaves the classifier out (for evaluation).
+        embedding: E.
+        dropout: probability, in both branches.
+        frozen_stages: first stages of the backbone (of three) that neither train nor move their batch norms.
+
+    Source: Zhong et al., Invariance Matters, CVPR 2019, section 3.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone | TinyBackbone,
+        num_classes: int,
+        *,
+        embedding: int = 4096,
+        dropout: float = 0.5,
+        frozen_stages: int = 3,
+    ) -> None:
+        super().__init__()
+        self.backbone, self.dropout = backbone, dropout
+        self.embedding = nn.Linear(backbone.out_channels, embedding)
+        self.norm = nn.BatchNorm1d(embedding)
+        self.classifier = nn.Linear(embedding, num_classes) if num_classes else None
+        nn.init.kaiming_normal_(self.embedding.weight, mode="fan_out")
+        nn.init.zeros_(self.embedding.bias)
+        if self.classifier is not None:
+            nn.init.normal_(self.classifier.weight, std=0.001)
+            nn.init.zeros_(self.classifier.bias)
+        stages = backbone.first_stages[:frozen_stages]
+        self._frozen = tuple(name for stage in stages for name in stage)
+        for name in self._frozen:
+            backbone.get_submodule(name).requires_grad_(False)
+
+    def train(self, mode: bool = True) -> ECNNet:
+        """Set the mode of everything but the frozen stages, which stay in evaluation mode."""
+        super().train(mode)
+        for name in self._frozen:  # by name: SyncBN conversion replaces modules
+            self.backbone.get_submodule(name).eval()
+        return self
+
+    def new_layers(self) -> list[nn.Parameter]:
+        """Parameters that start from random weights whatever the backbone starts from."""
+        return [p for name, p in self.named_parameters() if not name.startswith("backbone.")]
+
+    def embed(self, images: torch.Tensor) -> torch.Tensor:
+        """Pooled features, at least float32: [B, 3, H, W] to [B, D]."""
+        pooled = self.backbone(images).mean(dim=(2, 3))
+        return pooled.float() if pooled.dtype in (torch.float16, torch.bfloat16) else pooled
+
+    def forward(
+        self, images: torch.Tensor, target: torch.Tensor | None = None, *, joint: bool = False
+    ) -> torch.Tensor | Branches:
+        """Features of images [B, 3, H, W], normalised.
+
+        Args:
+            images: of the source in training.
+            target: of the target [B', 3, H, W]; None trains the source branch alone.
+            joint: batch norm sees both domains together, not each by itself.
+
+        Returns:
+            In evaluation the pooled features of length 1 [B, D]; in training ``Branches``.
+        """
+        if not self.training:
+            return F.normalize(self.embed(images))
+        assert self.classifier is not None, "a network without a classifier cannot train"
+        if target is None:
+            pooled, wide = self._features(images)
+            foreign, far = pooled[:0], wide[:0]
+        elif joint:
+            sizes = [len(images), len(target)]
+            both, all_wide = self._features(torch.cat([images, target]))
+            (pooled, foreign), (wide, far) = both.split(sizes), all_wide.split(sizes)
+        else:
+            pooled, wide = self._features(images)
+            foreign, far = self._features(target)
+        logits = self.classifier(self._drop(F.relu(wide)))
+        exemplars = self._drop(F.normalize(far))
+        return Branches(logits, exemplars, F.normalize(pooled), F.normalize(foreign))
+
+    def _features(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Pooled features [B, D] and their embedding [B, E], at least float32."""
+        pooled = self.embed(images)
+        wide = self.norm(self.embedding(pooled))
+        return pooled, wide.float() if wide.dtype in (torch.float16, torch.bfloat16) else wide
+
+    def _drop(self, features: torch.Tensor) -> torch.Tensor:
+        return F.dropout(features, self.dropout, self.training)
