@@ -116,7 +116,7 @@ def meta_gradient(
     slopes = [g / factor if scale is None else _finite(g / factor) for g in first]
     start = {name: p.detach().requires_grad_(full) for name, p in params.items()}
     moved = inner(start, {name: g.requires_grad_() for name, g in zip(names, slopes)})
-    trial = {name: p.detach().requires_grad_() for name, p in moved.items()}
+    trial = {name: moved[name].detach().requires_grad_() for name in names}
     test_loss = test(trial)
     pull = average(list(_gradients(test_loss * (factor * test_weight), list(trial.values()), keep=False)))
     wanted = [*slopes, *start.values()] if full else slopes

@@ -1,0 +1,252 @@
+"""Memory-based multi-source meta-learning (M3L): trains on several labelled sources for a target it never sees.
+
+Source: Zhao et al., Learning to Generalize Unseen Domains via Memory-based Multi-Source Meta-Learning, CVPR 2021.
+
+Which passes move batch norm's running statistics: those with the network's own parameters, that is the meta-train
+passes and the passes that refresh the memories. The meta-test pass uses parameters that no evaluation ever sees; it
+works, like the repeated passes of ``M3L.RECOMPUTE``, on copies of the buffers, which are dropped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import torch
+from ignite.engine import Engine
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn import functional as F
+from torch.optim import Optimizer
+from yacs.config import CfgNode
+
+from datasets import Batch
+from engine.data import Data, Domain
+from engine.distributed import Ranks, averaged
+from engine.errors import InputError
+from engine.evaluator import extract
+from engine.log import LOGGER
+from engine.method import Method
+from engine.methods.m3l_inner import Parameters, inner_adam, meta_gradient
+from engine.optim import Precision, build_optimizer, build_scheduler
+from losses.triplet import batch_hard
+from modeling.backbones import build_backbone
+from modeling.memory import FeatureMemory
+from modeling.meta_reid import MetaReIDNet
+
+__all__ = ["build", "build_extractor", "inner_adam"]
+
+
+def build_extractor(cfg: CfgNode) -> nn.Module:
+    """The network, with weights still to be loaded."""
+    backbone = build_backbone(cfg.MODEL.BACKBONE, last_stride=cfg.MODEL.LAST_STRIDE)
+    return MetaReIDNet(backbone, scale=cfg.M3L.METABN_SCALE)
+
+
+def build(cfg: CfgNode, data: Data) -> Method:
+    """Network, one identity memory a source, optimizer and training step."""
+    model, ranks = cfg.MODEL, data.ranks
+    check_batches(cfg, data)
+    pretrained = "none" if model.WEIGHTS else model.PRETRAINED
+    backbone = build_backbone(model.BACKBONE, last_stride=model.LAST_STRIDE, pretrained=pretrained)
+    network = MetaReIDNet(backbone, scale=cfg.M3L.METABN_SCALE)
+    network.to(ranks.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    memories = {name: FeatureMemory(d.num_identities, network.dim) for name, d in data.domains.items()}
+    banks = nn.ModuleDict(memories).to(ranks.device)
+    precision = Precision(cfg.SOLVER.AMP, ranks.device)
+    optimizer = build_optimizer(cfg, backbone.parameters(), network.neck.parameters())
+    scheduler = build_scheduler(cfg, optimizer)
+    learner = Learner(
+        cfg.M3L, cfg.SEED, cfg.DATALOADER.INSTANCES, network, memories, optimizer, precision, ranks
+    )
+
+    def train_step(engine: Engine, batches: Mapping[str, Batch]) -> dict[str, Tensor]:
+        step = engine.state.iteration
+        images = {name: data.augmented(name, batch, step) for name, batch in batches.items()}
+        pids = {name: batch.pids for name, batch in batches.items()}
+        learn = learner.meta_step if cfg.M3L.META else learner.plain_step
+        values = learn(images, pids, step)
+        learner.refresh(images, pids)
+        return values
+
+    def prepare(epoch: int) -> None:
+        if epoch == 1:
+            for name, domain in data.domains.items():
+                LOGGER.info("filling the memory of %s with the means of its identities", name)
+                found = extract(network, domain.images, data.plain, ranks, precision, label=name)
+                means = class_means(F.normalize(found.vectors), found.pids, domain.num_identities)
+                memories[name].features.copy_(means)
+
+    state = {
+        "model": network,
+        "optimizer": optimizer,
+        "scaler": precision.scaler,
+        "scheduler": scheduler,
+        "memories": banks,
+    }
+    return Method(train_step, network, state, scheduler, prepare)
+
+
+@dataclass(frozen=True)
+class Learner:
+    """The passes that a step is made of. ``images`` and ``pids`` hold one batch a source, by name."""
+
+    settings: CfgNode
+    seed: int
+    instances: int  # images of an identity in a batch
+    network: MetaReIDNet
+    memories: Mapping[str, FeatureMemory]
+    optimizer: Optimizer
+    precision: Precision
+    ranks: Ranks
+
+    def meta_step(
+        self, images: Mapping[str, Tensor], pids: Mapping[str, Tensor], step: int
+    ) -> dict[str, Tensor]:
+        """Hold one source out, take the inner step on the others, the outer step on both losses."""
+        settings, network = self.settings, self.network
+        random = np.random.default_rng((self.seed, step))  # the same on all ranks
+        rest = list(images)
+        held = rest.pop(random.integers(len(rest)))
+        lam = float(random.beta(settings.METABN_ALPHA, settings.METABN_ALPHA))
+        network.neck.forget()
+
+        def loss(name: str, params: Parameters | None = None, /, **options: float | None) -> Tensor:
+            return self.loss(name, images[name], pids[name], params, **options)
+
+        again = [partial(loss, name, {}) for name in rest] if settings.RECOMPUTE else []
+        result = meta_gradient(
+            dict(network.named_parameters()),
+            [partial(loss, name, store=slot) for slot, name in enumerate(rest)],
+            partial(loss, held, mixed=settings.METABN, lam=lam),
+            self.inner_step,
+            full=settings.META_GRADIENT == "full",
+            test_weight=settings.META_TEST_WEIGHT,
+            scale=self.loss_scale() if self.precision.scaler.is_enabled() else None,
+            again=again,
+            average=partial(averaged, ranks=self.ranks),
+        )
+        self.apply(result.grads)
+        total = result.train_loss + settings.META_TEST_WEIGHT * result.test_loss
+        return {"loss": total, "meta_train": result.train_loss, "meta_test": result.test_loss}
+
+    def plain_step(
+        self, images: Mapping[str, Tensor], pids: Mapping[str, Tensor], step: int
+    ) -> dict[str, Tensor]:
+        """Joint training: one step on the mean loss of all sources; a source's graph is freed before the next's."""
+        params = dict(self.network.named_parameters())
+        share = self.loss_scale() / len(images)
+        grads, losses = [torch.zeros_like(p) for p in params.values()], []
+        for name in images:
+            loss = self.loss(name, images[name], pids[name])
+            found = torch.autograd.grad(
+                loss * share, list(params.values()), allow_unused=True, materialize_grads=True
+            )
+            grads = [total + g for total, g in zip(grads, found)]
+            losses.append(loss.detach())
+        self.apply(dict(zip(params, averaged(grads, self.ranks))))
+        return {"loss": torch.stack(losses).mean()}
+
+    def loss(
+        self,
+        name: str,
+        images: Tensor,
+        pids: Tensor,
+        params: Parameters | None = None,
+        **options: float | None,
+    ) -> Tensor:
+        """Memory and triplet loss of a source's batch.
+
+        Args:
+            name: of the source.
+            images: [B, 3, H, W].
+            pids: [B].
+            params: used instead of the network's, which then keeps its running statistics; {}: the network's own
+                parameters without touching those. None: an ordinary pass.
+            options: of ``MetaReIDNet.forward``.
+        """
+        settings = self.settings
+        with self.precision.autocast():
+            if params is None:
+                features = self.network(images, **options)
+            else:
+                buffers = {key: buffer.clone() for key, buffer in self.network.named_buffers()}
+                features = functional_call(self.network, {**params, **buffers}, (images,), options)
+        terms = []
+        if settings.MEMORY_WEIGHT:
+            similarities = [self.memories[name].similarity(unit) for unit in features.units]  # [B, C] each
+            losses = [F.cross_entropy(s / settings.TEMPERATURE, pids) for s in similarities]
+            terms.append(settings.MEMORY_WEIGHT * torch.stack(losses).mean())
+        if settings.TRIPLET_WEIGHT:
+            triplet = batch_hard(features.pooled, pids, margin=settings.TRIPLET_MARGIN)
+            terms.append(settings.TRIPLET_WEIGHT * triplet)
+        return torch.stack(terms).sum()
+
+    def inner_step(self, params: Parameters, grads: Parameters) -> dict[str, Tensor]:
+        """θ': one Adam step at the current rate of each of the optimizer's groups."""
+        rates = {id(p): group for group in self.optimizer.param_groups for p in group["params"]}
+        moved: dict[str, Tensor] = {}
+        for name, parameter in self.network.named_parameters():
+            group = rates[id(parameter)]
+            rate = group["lr"] * self.settings.INNER_RATE
+            moved |= inner_adam(
+                {name: params[name]}, {name: grads[name]}, lr=rate, weight_decay=group["weight_decay"]
+            )
+        return moved
+
+    def loss_scale(self) -> Tensor:
+        """What float16 losses are multiplied with before they are differentiated; 1 otherwise."""
+        return self.precision.scaler.scale(torch.ones((), device=self.ranks.device))
+
+    def apply(self, grads: Mapping[str, Tensor]) -> None:
+        """The outer step with gradients times the loss scale; one that overflowed is left out by the scaler."""
+        for name, parameter in self.network.named_parameters():
+            if parameter.grad is None:
+                parameter.grad = torch.empty_like(parameter)  # in the parameter's memory format
+            parameter.grad.copy_(grads[name])
+        self.precision.scaler.step(self.optimizer)
+        self.precision.scaler.update()
+
+    @torch.no_grad()
+    def refresh(self, images: Mapping[str, Tensor], pids: Mapping[str, Tensor]) -> None:
+        """Move the memories towards features of the new parameters, batch norm in training mode."""
+        for name in images:
+            with self.precision.autocast():
+                features = self.network(images[name])
+            self.memories[name].update(
+                features.units[0], pids[name], keep=self.settings.KEEP, rounds=self.instances
+            )
+
+
+def class_means(units: Tensor, pids: Tensor, classes: int) -> Tensor:
+    """Mean of the unit features [N, D] of each identity 0..C-1, at unit length: [C, D]."""
+    return F.normalize(torch.zeros(classes, units.shape[1]).index_add_(0, pids, units))
+
+
+def check_batches(cfg: CfgNode, data: Data) -> None:
+    """Every process needs two identities in a batch of each source; identities with one image are told.
+
+    Raises:
+        InputError: one identity, for which the triplet loss has no negative.
+    """
+    instances = cfg.DATALOADER.INSTANCES
+    identities = data.batch_size // data.ranks.world // instances
+    if identities < 2:
+        raise InputError(
+            f"a batch of {data.batch_size} images a source on {data.ranks.world} process(es) holds one identity of "
+            f"DATALOADER.INSTANCES {instances} images; the triplet loss needs two: raise DATALOADER.BATCH_SIZE"
+        )
+    for name, domain in data.domains.items():
+        if single := single_images(domain):
+            LOGGER.warning(
+                "%s (%s): %d identities have one image, which a batch shows %d times: the triplet loss has no true "
+                "positive for them",
+                name, domain.images.split.name, single, instances,
+            )  # fmt: skip
+
+
+def single_images(domain: Domain) -> int:
+    """How many identities have one image."""
+    return int((np.bincount(domain.images.split.pids) == 1).sum())
