@@ -62,9 +62,13 @@ class Data:
             return None
         return transform(batches[f"{name}_mask"].images, self._generator(name, step))
 
-    def _generator(self, name: str, step: int) -> torch.Generator:
+    def second_view(self, name: str, batch: Batch, step: int, transform: Compose) -> torch.Tensor:
+        """The images of a batch under another transform with random numbers of its own: [B, 3, H, W]."""
+        return transform(batch.images, self._generator(name, step, view=1), batch.cams)
+
+    def _generator(self, name: str, step: int, view: int = 0) -> torch.Generator:
         epoch, position = divmod(step - 1, len(self.streams))
-        stream = list(self.domains).index(name)
+        stream = list(self.domains).index(name) + view * len(self.domains)
         return iteration_generator(self.ranks.device, self.seed, epoch, position, self.ranks.rank, stream)
 
     def rows(self, step: int) -> dict[str, NDArray[np.int64]]:

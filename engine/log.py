@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 
 LOGGER = logging.getLogger("crossreid")
 
@@ -42,6 +43,7 @@ class Recorder:
     def __init__(self, folder: Path | None, *, tensorboard: bool, after: int = 0) -> None:
         self._lines = None
         self._writer = None
+        self._pictures = folder and folder / "pictures"
         if folder is None:
             return
         path = folder / "metrics.jsonl"
@@ -62,6 +64,17 @@ class Recorder:
         if self._writer is not None:
             for name, value in values.items():
                 self._writer.add_scalar(name, value, step)
+
+    def draw(self, step: int, epoch: int, pictures: Mapping[str, torch.Tensor]) -> None:
+        """Keep pictures, uint8 [3, H, W] by name, as ``pictures/<name>-<epoch>.png`` and in TensorBoard."""
+        if self._pictures is None or not pictures:
+            return
+        self._pictures.mkdir(exist_ok=True)
+        for name, picture in pictures.items():
+            pixels = picture.cpu().permute(1, 2, 0).numpy()
+            Image.fromarray(pixels).save(self._pictures / f"{name}-{epoch:04d}.png")
+            if self._writer is not None:
+                self._writer.add_image(name, picture.cpu(), step)
 
     def close(self) -> None:
         if self._lines is not None:

@@ -20,6 +20,10 @@ def _nothing(_: int) -> None:
     return None
 
 
+def _no_pictures() -> Mapping[str, torch.Tensor]:
+    return {}
+
+
 @dataclass(frozen=True)
 class Method:
     """A method, ready to train.
@@ -30,6 +34,8 @@ class Method:
         state: all that a checkpoint must hold, by name; ``model`` is the network (averaged over ranks by the trainer).
         scheduler: stepped at the end of every epoch.
         prepare: called with the epoch (from 1) before its first step, never in its middle: fills memories.
+        pictures: called on the first rank alone after every evaluation: name -> uint8 [3, H, W], kept as PNG and in
+            TensorBoard.
         milestones: epochs after which the target is evaluated whatever ``TEST.PERIOD`` says: epoch -> row title.
     """
 
@@ -39,3 +45,4 @@ class Method:
     scheduler: LRScheduler
     prepare: Callable[[int], None] = _nothing
     milestones: Mapping[int, str] = field(default_factory=dict)
+    pictures: Callable[[], Mapping[str, torch.Tensor]] = _no_pictures

@@ -57,9 +57,15 @@ def run(cfg: CfgNode, ranks: Ranks) -> None:
     evaluation = TargetEvaluation(cfg, method.extractor, target, ranks, recorder, progress)
     stop = StopRequest(ranks)
 
+    def evaluate(engine: Engine, title: str) -> bool:
+        best = evaluation.score(engine, title)
+        if ranks.first:
+            recorder.draw(engine.state.iteration, engine.state.epoch, method.pictures())
+        return best
+
     def evaluate_at_start(engine: Engine) -> None:
         if cfg.TEST.AT_START and not done:
-            evaluation.score(engine, "start")
+            evaluate(engine, "start")
 
     def prepare_epoch(engine: Engine) -> None:
         if engine.state.iteration % length == 0:  # not when resuming in the middle of an epoch
@@ -83,7 +89,7 @@ def run(cfg: CfgNode, ranks: Ranks) -> None:
         average_buffers(state["model"], ranks)
         method.scheduler.step()
         title = _evaluation_title(cfg, method, epoch)
-        best = evaluation.score(engine, title) if title else False
+        best = evaluate(engine, title) if title else False
         if best or epoch % cfg.CHECKPOINT.PERIOD == 0 or epoch == epochs or stop.agreed():
             _save(cfg, ranks, saved, state, engine, best=best)
         if stop.agreed():
