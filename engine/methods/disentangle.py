@@ -1,0 +1,164 @@
+"""Identity and pose disentangling: a person drawn in another picture's pose must still be that person.
+
+Source: Li et al., Adaptation and Re-Identification Network (ARN), CVPR-W 2018 (``VARIANT: arn``), and the identity/pose
+encoder-decoder built on it. Without a target it trains on the source alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from ignite.engine import Engine
+from torch import nn
+from torch.nn import functional as F
+from yacs.config import CfgNode
+
+from datasets import Batch
+from engine.data import Data
+from engine.distributed import parallel
+from engine.method import Method
+from engine.optim import Precision, build_optimizer, build_scheduler
+from engine.pictures import sheet
+from losses.disentangle import contrastive, masked_l2, mmd, orthogonality, reconstruction
+from modeling.backbones import Backbone, TinyBackbone, build_backbone
+from modeling.disentangler import ANY, Disentangler, Parts, build_decoder
+
+TERMS = ("cls", "rec", "dif", "app", "ctr", "mmd")
+
+
+def build_extractor(cfg: CfgNode) -> nn.Module:
+    """The identity encoder with its pooling, with weights still to be loaded."""
+    return Disentangler(_encoder(cfg, "none"), {}, None, pool=cfg.DISENTANGLE.POOL)
+
+
+def build_network(cfg: CfgNode, num_classes: int, *, adapt: bool) -> Disentangler:
+    """The whole network; ``adapt``: there is a target, which the arn variant has an encoder for."""
+    settings = cfg.DISENTANGLE
+    pretrained = "none" if cfg.MODEL.WEIGHTS else cfg.MODEL.PRETRAINED
+    arn = settings.VARIANT == "arn"
+    domains = (["source", "target"] if adapt else ["source"]) if arn else [ANY]
+    identity = _encoder(cfg, pretrained)
+    poses = {domain: _encoder(cfg, pretrained) for domain in domains}
+    channels = identity.out_channels if arn else 2 * identity.out_channels
+    decoder = build_decoder(channels, identity.stride, settings.DECODER_WIDTHS, transposed=arn)
+    return Disentangler(identity, poses, decoder, num_classes, pool=settings.POOL)
+
+
+def _encoder(cfg: CfgNode, pretrained: str) -> Backbone | TinyBackbone:
+    return build_backbone(cfg.MODEL.BACKBONE, last_stride=cfg.MODEL.LAST_STRIDE, pretrained=pretrained)
+
+
+def build(cfg: CfgNode, data: Data) -> Method:
+    """Network, optimizer, training step and pictures."""
+    settings, ranks = cfg.DISENTANGLE, data.ranks
+    source, target = data.domains["source"], data.domains.get("target")
+    bare = build_network(cfg, source.num_identities, adapt=target is not None)
+    bare.to(ranks.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network = parallel(bare, ranks, sync_bn=cfg.MODEL.SYNC_BN)
+    precision = Precision(cfg.SOLVER.AMP, ranks.device)
+    encoders = [*bare.identity.parameters(), *bare.poses.parameters()]
+    assert bare.decoder is not None
+    assert bare.classifier is not None
+    optimizer = build_optimizer(cfg, encoders, [*bare.decoder.parameters(), *bare.classifier.parameters()])
+    scheduler = build_scheduler(cfg, optimizer)
+    state = {"model": network, "optimizer": optimizer, "scaler": precision.scaler, "scheduler": scheduler}
+    weights = {name: getattr(settings, f"{name.upper()}_WEIGHT") for name in TERMS}
+    sources = data.batch_size // ranks.world  # S
+    partners = next_of_identity(sources, cfg.DATALOADER.INSTANCES).to(ranks.device)
+    itself = torch.arange(sources, 2 * sources, device=ranks.device)
+    mean, std = (torch.tensor(v, device=ranks.device).view(3, 1, 1) for v in (cfg.INPUT.MEAN, cfg.INPUT.STD))
+
+    def train_step(engine: Engine, batches: Mapping[str, Batch]) -> dict[str, torch.Tensor]:
+        step = engine.state.iteration
+        adapt = target is not None and engine.state.epoch > settings.SOURCE_EPOCHS
+        domains = ["source", "target"] if adapt else ["source"]
+        images = torch.cat([data.augmented(name, batches[name], step) for name in domains])  # [B, 3, H, W]
+        masks = [data.augmented_masks(name, batches, step) for name in domains]
+        donors = torch.cat([partners, itself]) if adapt else partners  # [B] whose pose, whose picture
+        views = recoloured(images, settings.NEGATE) if settings.JITTER else images
+        with precision.autocast():
+            parts = network(images, views, donors, sources=sources)
+        wanted = (images * std + mean)[donors]  # in 0..1
+        mask = torch.cat(masks)[donors] if masks[0] is not None else None  # type: ignore[arg-type]
+        losses = source_terms(settings, parts, batches["source"].pids, partners)
+        losses |= {
+            "rec": reconstructed(parts.images, wanted, mask),
+            "dif": orthogonality(parts.identity, parts.pose, kind=settings.ORTHOGONALITY),
+        }
+        if adapt:
+            features = F.normalize(parts.identity) if settings.MMD_UNIT else parts.identity
+            losses["mmd"] = mmd(features[sources:], features[:sources], sigmas=settings.MMD_SIGMAS)
+        loss = torch.stack([weights[name] * value for name, value in losses.items()]).sum()
+        precision.step(loss, optimizer)
+        return {name: value.detach() for name, value in {"loss": loss, **losses}.items()}
+
+    def pictures() -> dict[str, torch.Tensor]:
+        return draw(bare, data, precision, settings.GRID) if settings.GRID else {}
+
+    milestones = {}
+    if settings.SOURCE_EPOCHS and target is not None:
+        milestones[settings.SOURCE_EPOCHS] = "direct transfer"
+    return Method(train_step, bare, state, scheduler, milestones=milestones, pictures=pictures)
+
+
+def source_terms(
+    settings: CfgNode, parts: Parts, pids: torch.Tensor, partners: torch.Tensor
+) -> dict[str, torch.Tensor]:
+    """The losses of labelled identities; negatives are all other identities of the batch."""
+    own = parts.identity[: len(pids)]  # [S, D]
+    return {
+        "cls": F.cross_entropy(parts.logits.float(), pids),
+        "app": F.mse_loss(own, own[partners]),
+        "ctr": contrastive(own, pids, margin=settings.CTR_MARGIN),
+    }
+
+
+def reconstructed(images: torch.Tensor, wanted: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+    """Absolute difference a pixel or, with masks [B, 3, H, W], squared difference of the foreground."""
+    if mask is None:
+        return reconstruction(images, wanted, norm="l1")
+    return masked_l2(images * mask, wanted * mask, mask)
+
+
+def next_of_identity(count: int, instances: int) -> torch.Tensor:
+    """For each image of a P x K batch the next one of its identity [count], the last one's being the first."""
+    return torch.arange(count).view(-1, instances).roll(-1, dims=1).flatten()
+
+
+def recoloured(images: torch.Tensor, negate: float) -> torch.Tensor:
+    """Normalised images [B, 3, H, W] with channels in random order, negated with probability ``negate``.
+
+    Random numbers come from the device's generator, which the trainer seeds in every step.
+    """
+    batch, channels = images.shape[:2]
+    order = torch.rand(batch, channels, device=images.device).argsort(dim=1)
+    sign = 1 - 2 * (torch.rand(batch, 1, 1, 1, device=images.device) < negate).to(images.dtype)
+    return images.gather(1, order[:, :, None, None].expand_as(images)) * sign
+
+
+@torch.no_grad()
+def draw(network: Disentangler, data: Data, precision: Precision, count: int) -> dict[str, torch.Tensor]:
+    """Reconstructions, and every identity in every pose, of training images evenly spread over each domain.
+
+    Returns:
+        ``reconstruction``: above each other the images and what was decoded from them, source first.
+        ``swap_source``, ``swap_target``: poses across the top, identities down the left side.
+    """
+    mode = network.training
+    network.eval()
+    pictures, pairs = {}, []
+    for name, domain in data.domains.items():
+        rows = np.unique(np.linspace(0, len(domain.images) - 1, count).round().astype(np.int64))
+        pixels = domain.images.gather(rows).images.to(data.ranks.device)
+        with precision.autocast():
+            decoded = network.swapped(data.plain(pixels, None), target=name == "target")  # [N, N, 3, H, W]
+        shown, decoded = pixels.float() / 255, decoded.float()
+        pairs += [shown, decoded.diagonal().movedim(-1, 0)]
+        corner = torch.ones_like(shown[:1])
+        top = torch.cat([corner, shown])[None]  # [1, N + 1, 3, H, W]
+        pictures[f"swap_{name}"] = sheet(torch.cat([top, torch.cat([shown[:, None], decoded], dim=1)]))
+    network.train(mode)
+    least = min(len(row) for row in pairs)
+    return {"reconstruction": sheet(torch.stack([row[:least] for row in pairs])), **pictures}

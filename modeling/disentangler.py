@@ -1,0 +1,192 @@
+"""Identity and pose encoders with a decoder, and the shared/private variant of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+from modeling.backbones import Backbone, TinyBackbone
+from modeling.errors import ModelError
+
+SLOPE = 0.2  # of the decoder's LeakyReLUs
+ANY = "any"  # the domain of a pose encoder that serves both
+
+
+class Parts(NamedTuple):
+    """What a training pass gives."""
+
+    logits: torch.Tensor  # [S, C] of the source images
+    identity: torch.Tensor  # [B, D] identity features
+    pose: torch.Tensor  # [B, D] pose features
+    images: torch.Tensor  # [B, 3, H, W] decoded images, in 0..1 where they are right
+
+
+class Disentangler(nn.Module):
+    """Identity encoder (the retrieval feature), pose encoders, decoder and source classifier.
+
+    Args:
+        identity: backbone, maps images to [B, D, h, w].
+        poses: backbones by domain: ``any`` for both (concatenated maps), or ``source`` and ``target`` (added maps,
+            the private encoders of ARN); empty for evaluation.
+        decoder: maps [B, 2 D, h, w], or [B, D, h, w] for added maps, to [B, 3, H, W]; None for evaluation.
+        num_classes: C, identities of the source; 0 leaves the classifier out.
+        pool: max or avg, from maps to features.
+
+    Source: Li et al., Adaptation and Re-Identification Network (ARN), CVPR-W 2018, and an encoder-decoder built on it.
+    """
+
+    def __init__(
+        self,
+        identity: Backbone | TinyBackbone,
+        poses: Mapping[str, nn.Module],
+        decoder: nn.Module | None,
+        num_classes: int = 0,
+        *,
+        pool: str = "max",
+    ) -> None:
+        super().__init__()
+        if pool not in ("max", "avg"):
+            raise ModelError(f"pooling {pool!r}; it is max or avg")
+        self.identity, self.poses, self.decoder, self.pool = identity, nn.ModuleDict(poses), decoder, pool
+        self.classifier = nn.Linear(identity.out_channels, num_classes) if num_classes else None
+        if self.classifier is not None:
+            nn.init.normal_(self.classifier.weight, std=0.001)
+            nn.init.zeros_(self.classifier.bias)
+
+    def forward(
+        self,
+        images: torch.Tensor,
+        views: torch.Tensor | None = None,
+        donors: torch.Tensor | None = None,
+        *,
+        sources: int = 0,
+    ) -> torch.Tensor | Parts:
+        """Features of images [B, 3, H, W], normalised; in training also decoded images.
+
+        Args:
+            images: the source's first.
+            views: [B, 3, H, W] what the pose encoders see of them.
+            donors: [B] the image whose pose each identity is decoded with, of the same domain.
+            sources: S, how many images are the source's.
+
+        Returns:
+            In evaluation identity features [B, D]; in training ``Parts``.
+
+        Raises:
+            ModelError: in training, a size that the stride does not divide.
+        """
+        if not self.training:
+            return self.pooled(self.identity(images))
+        assert views is not None
+        assert donors is not None
+        assert self.classifier is not None, "a network without a classifier cannot train"
+        stride = self.identity.stride
+        if any(side % stride for side in images.shape[2:]):
+            raise ModelError(
+                f"images of {images.shape[2]}x{images.shape[3]} pixels: both sides must be divisible by {stride}"
+            )
+        maps, pose_maps = self.identity(images), self.pose_maps(views, sources)
+        features = self.pooled(maps)
+        decoded = self.decode(maps, pose_maps[donors])
+        for domain in self._idle(
+            sources, len(images)
+        ):  # DDP wants a gradient for every parameter, if only zero
+            decoded = decoded + 0 * sum(p.sum() for p in self.poses[domain].parameters())
+        return Parts(self.classifier(features[:sources]), features, self.pooled(pose_maps), decoded)
+
+    def pose_maps(self, views: torch.Tensor, sources: int) -> torch.Tensor:
+        """Maps [B, D, h, w] of views whose first ``sources`` are the source's."""
+        if ANY in self.poses:
+            return self.poses[ANY](views)
+        parts = {"source": views[:sources], "target": views[sources:]}
+        return torch.cat([self.poses[domain](part) for domain, part in parts.items() if len(part)])
+
+    def decode(self, identity: torch.Tensor, pose: torch.Tensor) -> torch.Tensor:
+        """Images [B, 3, H, W] from identity and pose maps [B, D, h, w]."""
+        assert self.decoder is not None, "a network without a decoder cannot draw"
+        return self.decoder(torch.cat([identity, pose], dim=1) if ANY in self.poses else identity + pose)
+
+    @torch.no_grad()
+    def swapped(self, images: torch.Tensor, *, target: bool) -> torch.Tensor:
+        """Every identity with every pose [N, N, 3, H, W], of images [N, 3, H, W] of one domain.
+
+        Call it in evaluation mode; row i, column j shows the identity of image i in the pose of image j.
+        """
+        count = len(images)
+        maps, poses = self.identity(images), self.pose_maps(images, 0 if target else count)
+        decoded = [self.decode(one.expand_as(poses), poses) for one in maps.split(1)]
+        return torch.stack(decoded)
+
+    def pooled(self, maps: torch.Tensor) -> torch.Tensor:
+        """Features [B, D], at least float32, of maps [B, D, h, w]."""
+        features = maps.amax(dim=(2, 3)) if self.pool == "max" else maps.mean(dim=(2, 3))
+        return features.float() if features.dtype in (torch.float16, torch.bfloat16) else features
+
+    def _idle(self, sources: int, count: int) -> list[str]:
+        """The private encoders that a batch has no images for."""
+        if ANY in self.poses:
+            return []
+        return [d for d, n in (("source", sources), ("target", count - sources)) if d in self.poses and not n]
+
+
+def build_decoder(channels: int, stride: int, widths: Sequence[int], *, transposed: bool) -> nn.Sequential:
+    """A decoder that doubles maps until the stride is undone: [B, channels, h, w] to [B, 3, stride h, stride w].
+
+    Args:
+        stride: a power of two, at least 2.
+        widths: channels after each doubling but the last; if there are more, the last ones count.
+        transposed: one transposed convolution a doubling (ARN), not bilinear upsampling and three convolutions.
+
+    Raises:
+        ModelError: a stride that is no power of two, or too few widths.
+    """
+    doublings = stride.bit_length() - 1
+    if stride < 2 or stride != 2**doublings:
+        raise ModelError(f"a decoder undoes strides 2, 4, 8, …, not {stride}")
+    if len(widths) < doublings - 1:
+        raise ModelError(f"{len(widths)} decoder widths for a stride of {stride}; {doublings - 1} are needed")
+    sizes = [channels, *list(widths)[len(widths) - doublings + 1 :]]
+    blocks = []
+    for before, after in pairwise(sizes):
+        blocks.append(_transposed(before, after) if transposed else _upsampling(before, after, last=False))
+    last = sizes[-1]
+    final = (
+        nn.Sequential(nn.ConvTranspose2d(last, 3, 4, 2, 1)) if transposed else _upsampling(last, 3, last=True)
+    )
+    nn.init.constant_(final[-1].bias, 0.5)  # type: ignore[arg-type]  # the first pictures are grey
+    return nn.Sequential(*blocks, final)
+
+
+def _upsampling(before: int, after: int, *, last: bool) -> nn.Sequential:
+    """Twice the size by bilinear upsampling, then three 3x3 convolutions; the very last one of a decoder is plain."""
+    if last:
+        convolutions = [
+            *_convolution(before, before),
+            *_convolution(before, before),
+            nn.Conv2d(before, after, 3, 1, 1),
+        ]
+    else:
+        convolutions = [
+            *_convolution(before, after),
+            *_convolution(after, after),
+            *_convolution(after, after),
+        ]
+    return nn.Sequential(nn.Upsample(scale_factor=2, mode="bilinear", align_corners=False), *convolutions)
+
+
+def _convolution(before: int, after: int) -> list[nn.Module]:
+    convolution = nn.Conv2d(before, after, 3, padding=1, bias=False)
+    nn.init.kaiming_normal_(convolution.weight, a=SLOPE)
+    return [convolution, nn.BatchNorm2d(after), nn.LeakyReLU(SLOPE, inplace=True)]
+
+
+def _transposed(before: int, after: int) -> nn.Sequential:
+    convolution = nn.ConvTranspose2d(before, after, 4, stride=2, padding=1, bias=False)
+    nn.init.kaiming_normal_(
+        convolution.weight, a=SLOPE, mode="fan_out"
+    )  # a transposed weight is [in, out, 4, 4]
+    return nn.Sequential(convolution, nn.BatchNorm2d(after), nn.LeakyReLU(SLOPE, inplace=True))
