@@ -7,6 +7,7 @@ block goes back to a pool when the last tensor that looks at it is gone, and the
 from __future__ import annotations
 
 import math
+import os
 import threading
 import weakref
 
@@ -17,6 +18,17 @@ from numpy.typing import NDArray
 MAX_BLOCKS = 8  # of one size; more are given back to the system
 _pool: dict[int, list[NDArray[np.uint8]]] = {}
 _lock = threading.RLock()  # a finaliser may run inside any of the lines below
+
+
+def _after_fork() -> None:
+    """Another thread may have held the lock when a worker was forked."""
+    global _lock
+    _lock = threading.RLock()
+    _pool.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 def _give_back(block: NDArray[np.uint8]) -> None:

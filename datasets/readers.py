@@ -101,7 +101,7 @@ def _read_synthetic(domain: str, base: Path, arguments: dict[str, Any]) -> Split
 
 def _given(base: Path, tail: str) -> Path:
     """The path after the colon, as it is or below the root."""
-    path = Path(tail).expanduser()
+    path = Path(tail).expanduser() if tail else base
     path = path if path.exists() or path.is_absolute() else base / tail
     if not path.exists():
         raise DatasetError(f"no such file or folder: {path}")

@@ -50,6 +50,10 @@ class Split:
         pids = _contiguous(self.pids[rows]) if self.relabelled else self.pids[rows]
         return Split(paths, pids, self.cams[rows], self.name, self.junk, self.relabelled)
 
+    def unlabelled(self) -> Split:
+        """The same images with every identity -1, for a domain whose identities must not be read."""
+        return Split(self.paths, np.full_like(self.pids, -1), self.cams, self.name, self.junk)
+
 
 @dataclass(frozen=True)
 class Splits:

@@ -135,13 +135,13 @@ class Streams:
         workers: int = 2,
         pin_memory: bool = False,
     ) -> None:
+        self._stop = threading.Event()
         if not sources:
             raise DatasetError("streams need at least one dataset")
         self._sources = dict(sources)
         self._prefetch, self._workers, self._pin = prefetch, workers, pin_memory
         self._thread: threading.Thread | None = None
         self._direct: dict[str, Iterator[Batch]] | None = None
-        self._stop = threading.Event()
         self._ready: queue.Queue[Batches | Exception] = queue.Queue()
         self.iteration = 0  # the one that the next batch belongs to
 

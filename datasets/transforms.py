@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from datasets import buffers
-from datasets.camera_style import CameraStyle
+from datasets.camera_style import CameraStyle, camera_statistics
 from datasets.color import ColorJitter
 from datasets.geometry import (
     ATTEMPTS,
@@ -38,11 +38,14 @@ __all__ = [
     "PadCrop",
     "RandomErasing",
     "Rotation",
+    "camera_statistics",
     "iteration_generator",
 ]
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+
+CACHED_VALUES = 1_600_000  # numbers of a piece of a batch that the CPU works on at a time
 
 Transform = Callable[..., Tensor]
 
@@ -162,12 +165,19 @@ class Compose:
         transforms: pixel transforms, then one ``Normalize``, then ``RandomErasing`` if any. A ``Flip`` directly before
             a ``PadCrop`` is done together with it.
         dtype: of the result: float32, bfloat16 or float16 (computed in float32, rounded once).
+        channels_last: memory format of the result.
 
     Raises:
         ValueError: another order, or another type.
     """
 
-    def __init__(self, transforms: Sequence[Transform], dtype: torch.dtype = torch.float32) -> None:
+    def __init__(
+        self,
+        transforms: Sequence[Transform],
+        dtype: torch.dtype = torch.float32,
+        *,
+        channels_last: bool = False,
+    ) -> None:
         if dtype not in (torch.float32, torch.bfloat16, torch.float16):
             raise ValueError(f"images can be float32, bfloat16 or float16, not {dtype}")
         kinds = [type(transform) for transform in transforms]
@@ -175,7 +185,7 @@ class Compose:
             raise ValueError("transforms need exactly one Normalize, and RandomErasing only after it")
         if any(kind is not RandomErasing for kind in kinds[kinds.index(Normalize) + 1 :]):
             raise ValueError("after Normalize only RandomErasing may stand")
-        self.transforms, self.dtype = _fused(list(transforms)), dtype
+        self.transforms, self.dtype, self.channels_last = _fused(list(transforms)), dtype, channels_last
 
     def __call__(
         self, images: Tensor, generator: torch.Generator | None = None, cams: Tensor | None = None
@@ -190,14 +200,30 @@ class Compose:
         Returns:
             [B, 3, H, W] in the type asked for.
         """
+        batch, channels, height, width = images.shape
+        step = batch
+        if (
+            images.device.type == "cpu"
+        ):  # pieces that stay in the processor's cache: up to three times as fast
+            step = max(1, CACHED_VALUES // (channels * height * width))
+        if self.channels_last:
+            out = buffers.empty((batch, height, width, channels), self.dtype, images.device).permute(
+                0, 3, 1, 2
+            )
+        else:
+            out = buffers.empty((batch, channels, height, width), self.dtype, images.device)
+        for start in range(0, batch, step):
+            piece = slice(start, start + step)
+            out[piece].copy_(self._run(images[piece], generator, None if cams is None else cams[piece]))
+        return out
+
+    def _run(self, images: Tensor, generator: torch.Generator | None, cams: Tensor | None) -> Tensor:
         for transform in self.transforms:
             if isinstance(transform, CameraStyle):
                 images = transform(images, generator, cams)
             else:
                 images = transform(images, generator)
-        if images.dtype == self.dtype:
-            return images
-        return buffers.empty(tuple(images.shape), self.dtype, images.device).copy_(images)
+        return images
 
 
 def _fused(transforms: list[Transform]) -> list[Transform]:
