@@ -1,6 +1,7 @@
-"""Draw embedded domains to disk, and a sheet of what they look like.
+"""Draw embedded domains to disk, and a picture of what they look like.
 
-python tools/make_domains.py summer winter --root data --identities 200 --test-identities 100 --sheet out.png
+python tools/make_domains.py summer winter --root data --identities 200 --test-identities 100 --workers 2
+python tools/make_domains.py --sheet-only docs/img/domains.png --persons 3 --frames 1 --across 2
 """
 
 from __future__ import annotations
@@ -20,76 +21,92 @@ from datasets.synthetic.plan import Sizes
 from datasets.synthetic.studio import Studio
 
 
-def sheet(domains: list[str], sizes: Sizes, persons: int, frames: int) -> Image.Image:
-    """A row a person, `frames` pictures from each camera, one domain below the other."""
-    height, width = sizes.height, sizes.width
-    step = frames * (width + 1) + 5
-    picture = Image.new(
-        "RGB", (step * sizes.cameras - 5, (height + 2) * persons * len(domains) + 8 * (len(domains) - 1))
-    )
-    picture.paste((255, 255, 255), (0, 0, *picture.size))
-    top = 0
-    for domain in domains:
-        studio = Studio(domain, sizes)
-        for person in range(persons):
-            for camera in range(sizes.cameras):
-                for frame, data in enumerate(studio.sample(person, camera, frames)):
-                    picture.paste(Image.open(io.BytesIO(data)), (camera * step + frame * (width + 1), top))
-            top += height + 2
-        top += 8
-    return picture
+def _block(domain: str, sizes: Sizes, persons: int, frames: int) -> Image.Image:
+    """One domain: a row a person, `frames` pictures from each camera."""
+    step, row = frames * (sizes.width + 1) + 4, sizes.height + 2
+    block = Image.new("RGB", (step * sizes.cameras - 4, row * persons), "white")
+    studio = Studio(domain, sizes)
+    for person in range(persons):
+        for camera in range(sizes.cameras):
+            for frame, data in enumerate(studio.sample(person, camera, frames)):
+                block.paste(
+                    Image.open(io.BytesIO(data)), (camera * step + frame * (sizes.width + 1), person * row)
+                )
+    return block
+
+
+def sheet(domains: list[str], sizes: Sizes, *, persons: int, frames: int, across: int) -> Image.Image:
+    """Blocks of all domains, `across` of them side by side, in 256 colours to keep the file small."""
+    blocks = [_block(domain, sizes, persons, frames) for domain in domains]
+    width, height = blocks[0].width + 12, blocks[0].height + 10
+    rows = -(-len(blocks) // across)
+    picture = Image.new("RGB", (width * min(across, len(blocks)) - 12, height * rows - 10), "white")
+    for index, block in enumerate(blocks):
+        picture.paste(block, (index % across * width, index // across * height))
+    return picture.quantize(256, dither=Image.Dither.NONE)
 
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Draw embedded domains to disk in Market-1501 layout.")
-    parser.add_argument("domains", nargs="*", metavar="DOMAIN", help=f"default: all of {' '.join(DOMAINS)}")
-    parser.add_argument("--root", default="data", help="data folder (data)")
-    parser.add_argument("--identities", type=int, default=200, help="of the training part (200)")
-    parser.add_argument("--test-identities", type=int, default=100, help="of query and gallery (100)")
-    parser.add_argument("--cameras", type=int, default=6)
-    parser.add_argument("--seed", type=int, default=0)
+    names = " ".join(DOMAINS)
+    parser.add_argument("domains", nargs="*", metavar="DOMAIN", help=f"of {names} (default: all)")
+    parser.add_argument("--root", default="data", help="data folder (default: data)")
+    parser.add_argument("--identities", type=int, default=200, help="of the training part (default: 200)")
     parser.add_argument(
-        "--size", type=int, nargs=2, default=(128, 64), metavar=("HEIGHT", "WIDTH"), help="pixels (128 64)"
+        "--test-identities", type=int, default=100, help="of query and gallery (default: 100)"
     )
+    parser.add_argument("--cameras", type=int, default=6, help="default: 6")
+    parser.add_argument("--seed", type=int, default=0, help="default: 0")
     parser.add_argument(
-        "--workers", type=int, default=None, help="processes (the cores there are, 8 at most)"
+        "--size", type=int, nargs=2, default=(128, 64), metavar=("HEIGHT", "WIDTH"), help="pixels"
     )
-    parser.add_argument(
-        "--sheet", metavar="PNG", help="draw no domain, but a sheet of persons seen by all cameras"
-    )
-    parser.add_argument("--persons", type=int, default=8, help="rows of the sheet for each domain (8)")
-    parser.add_argument(
-        "--frames", type=int, default=2, help="pictures of each person and camera on the sheet (2)"
-    )
+    parser.add_argument("--workers", type=int, help="processes (default: the cores there are, 8 at most)")
+    parser.add_argument("--sheet", metavar="PNG", help="also save a picture: a row a person, all cameras")
+    parser.add_argument("--sheet-only", metavar="PNG", help="save that picture and draw nothing else")
+    parser.add_argument("--persons", type=int, default=8, help="of the picture, for each domain (default: 8)")
+    parser.add_argument("--frames", type=int, default=2, help="of each person and camera (default: 2)")
+    parser.add_argument("--across", type=int, default=1, help="domains side by side (default: 1)")
     return parser.parse_args()
+
+
+def _draw(domain: str, args: argparse.Namespace) -> None:
+    start = time.perf_counter()
+    folder = ensure(
+        domain,
+        args.root,
+        identities=args.identities,
+        test_identities=args.test_identities,
+        cameras=args.cameras,
+        seed=args.seed,
+        height=args.size[0],
+        width=args.size[1],
+        workers=args.workers,
+    )
+    seconds = time.perf_counter() - start
+    parts = sorted(part for part in folder.iterdir() if part.is_dir())
+    counts = {part.name: sum(1 for _ in part.glob("*.jpg")) for part in parts}
+    listed = ", ".join(f"{name} {count}" for name, count in counts.items())
+    print(f"{folder}: {listed}; {seconds:.1f} s, {sum(counts.values()) / seconds:.0f} images/s")
 
 
 def main() -> None:
     """Command line."""
     args = _arguments()
     names = args.domains or list(DOMAINS)
-    height, width = args.size
-    sizes = Sizes(args.identities, args.test_identities, args.cameras, args.seed, height, width)
-    if args.sheet:
-        for name in names:
-            check(name, sizes, args.workers)
-        sheet(names, sizes, args.persons, args.frames).save(args.sheet)
-        print(f"sheet: {args.sheet}")
-        return
+    sizes = Sizes(args.identities, args.test_identities, args.cameras, args.seed, *args.size)
     for name in names:
-        start = time.perf_counter()
-        folder = ensure(
-            name, args.root, identities=args.identities, test_identities=args.test_identities, cameras=args.cameras,
-            seed=args.seed, height=height, width=width, workers=args.workers,
-        )  # fmt: skip
-        counts = {
-            part.name: sum(1 for _ in part.glob("*.jpg"))
-            for part in sorted(folder.iterdir())
-            if part.is_dir()
-        }
-        seconds = time.perf_counter() - start
-        parts = ", ".join(f"{part} {count}" for part, count in counts.items())
-        print(f"{folder}: {parts}; {seconds:.1f} s, {sum(counts.values()) / seconds:.0f} images/s")
+        check(name, sizes, args.workers)
+    if min(args.persons, args.frames, args.across) < 1:
+        raise SyntheticError("--persons, --frames and --across must be 1 or more")
+    if not args.sheet_only:
+        for name in names:
+            _draw(name, args)
+    target = args.sheet_only or args.sheet
+    if target:
+        sheet(names, sizes, persons=args.persons, frames=args.frames, across=args.across).save(
+            target, optimize=True
+        )
+        print(f"picture: {target}")
 
 
 if __name__ == "__main__":

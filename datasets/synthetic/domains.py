@@ -71,6 +71,7 @@ class DomainStyle:
     quality: tuple[int, int]  # JPEG
     warmth: float = 0.0  # shift of all casts: positive to orange, negative to blue
     pools: float = 0.0  # unevenness of the light over the scene
+    relief: float = 0.7  # contrast of the scenes
 
 
 _DENIM = {"denim": 3.0, "navy": 2.0, "black": 3.0, "charcoal": 1.5, "faded": 1.5}
@@ -96,9 +97,9 @@ SUMMER = DomainStyle(
     shoes={"white": 4, "black": 2, "camel": 1.5, "red": 0.6, "royal": 0.8, "grey": 1},
     scarf=0.0,
     scenes=("plaza", "lawn", "brick", "road", "park", "promenade"),
-    exposure=(0.86, 1.2), contrast=(0.95, 1.25), cast=(0.03, 0.1), saturation=(0.75, 1.1),
+    exposure=(0.9, 1.14), contrast=(0.98, 1.16), cast=(0.015, 0.055), saturation=(0.82, 1.05),
     sun=(0.45, 0.75), elevation=(0.6, 1.1), cast_shadow=0.45,
-    blur=(0.1, 0.9), noise=(1.5, 5.0), resolution=(0.6, 1.0), quality=(78, 94), warmth=0.06, pools=0.08,
+    blur=(0.1, 0.6), noise=(1.5, 4.0), resolution=(0.75, 1.0), quality=(78, 94), warmth=0.02, relief=0.5, pools=0.06,
 )  # fmt: skip
 
 WINTER = DomainStyle(
@@ -120,9 +121,9 @@ WINTER = DomainStyle(
     shoes={"black": 5, "brown": 3, "camel": 1, "white": 1, "grey": 1},
     scarf=0.35,
     scenes=("snow", "platform", "street", "hall", "snowpark", "concourse"),
-    exposure=(0.6, 0.95), contrast=(0.75, 0.95), cast=(0.05, 0.15), saturation=(0.45, 0.85),
+    exposure=(0.8, 1.0), contrast=(0.86, 1.0), cast=(0.02, 0.07), saturation=(0.68, 0.95),
     sun=(0.15, 0.35), elevation=(0.3, 0.9), cast_shadow=0.0,
-    blur=(0.4, 1.3), noise=(4.0, 10.0), resolution=(0.45, 0.85), quality=(60, 85), warmth=-0.1, pools=0.2,
+    blur=(0.2, 0.75), noise=(2.5, 5.5), resolution=(0.68, 1.0), quality=(60, 85), warmth=-0.03, relief=0.5, pools=0.1,
 )  # fmt: skip
 
 NIGHT = DomainStyle(
@@ -143,9 +144,9 @@ NIGHT = DomainStyle(
     shoes={"white": 3, "black": 4, "red": 0.8, "brown": 1.2, "silver": 0.8},
     scarf=0.05,
     scenes=("neon", "wetroad", "carpark", "underpass", "shopfront", "alley"),
-    exposure=(0.75, 1.15), contrast=(1.0, 1.25), cast=(0.08, 0.24), saturation=(0.55, 0.95),
+    exposure=(0.8, 1.1), contrast=(1.05, 1.2), cast=(0.05, 0.14), saturation=(0.6, 0.9),
     sun=(0.4, 0.7), elevation=(0.4, 1.2), cast_shadow=0.5,
-    blur=(0.5, 1.5), noise=(6.0, 12.0), resolution=(0.5, 0.9), quality=(50, 80), warmth=0.12, pools=0.4,
+    blur=(0.3, 0.9), noise=(5.0, 9.0), resolution=(0.6, 0.95), quality=(50, 80), warmth=0.06, relief=0.6, pools=0.22,
 )  # fmt: skip
 
 INDOOR = DomainStyle(
@@ -166,9 +167,9 @@ INDOOR = DomainStyle(
     shoes={"black": 4, "brown": 2.4, "white": 2, "beige": 0.8, "burgundy": 0.5},
     scarf=0.08,
     scenes=("mall", "corridor", "shelves", "lobby", "gallery", "escalator"),
-    exposure=(0.8, 1.15), contrast=(0.8, 1.05), cast=(0.03, 0.11), saturation=(0.6, 0.95),
+    exposure=(0.88, 1.1), contrast=(0.85, 1.02), cast=(0.02, 0.07), saturation=(0.7, 0.95),
     sun=(0.15, 0.4), elevation=(0.9, 1.4), cast_shadow=0.0,
-    blur=(0.2, 1.1), noise=(2.0, 7.0), resolution=(0.45, 0.95), quality=(65, 90), warmth=0.03, pools=0.15,
+    blur=(0.2, 0.75), noise=(2.0, 5.0), resolution=(0.65, 1.0), quality=(65, 90), warmth=0.02, relief=0.5, pools=0.1,
 )  # fmt: skip
 
 DOMAINS: dict[str, DomainStyle] = {"summer": SUMMER, "winter": WINTER, "night": NIGHT, "indoor": INDOOR}

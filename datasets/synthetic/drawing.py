@@ -56,12 +56,13 @@ def noise_tile(rng: np.random.Generator, size: int, octaves: Sequence[tuple[int,
         octaves: (cells across, cells down, weight) of each field.
 
     Returns:
-        [size, size] float32 with zero mean and unit deviation.
+        [size, size] float32 with zero mean and unit deviation; it repeats without seams.
     """
     total = np.zeros((size, size), np.float32)
     for across, down, weight in octaves:
-        cells = Image.fromarray(rng.standard_normal((down, across)).astype(np.float32))
-        total += weight * np.asarray(cells.resize((size, size), Image.Resampling.BICUBIC))
+        cells = Image.fromarray(np.pad(rng.standard_normal((down, across)).astype(np.float32), 3, "wrap"))
+        region = (3, 3, across + 3, down + 3)
+        total += weight * np.asarray(cells.resize((size, size), Image.Resampling.BICUBIC, region))
     total -= total.mean()
     return total / total.std()
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -75,6 +74,7 @@ class Person:
     lower_length: float  # share of the leg that is covered
     shoe: Color
     boots: bool
+    tights: bool
     scarf: Color | None
     bag: str
     bag_color: Color
@@ -157,7 +157,8 @@ def make_person(rng: np.random.Generator, style: DomainStyle) -> Person:
         lower_paint=_lower(rng, style, lower),
         lower_length=length,
         shoe=color(rng, COLORS[pick(rng, style.shoes)]),
-        boots=rng.random() < (0.5 if style.scarf > 0.2 else 0.08),
+        boots=rng.random() < (0.5 if style.scarf > 0.2 else 0.03),
+        tights=female and rng.random() < (0.9 if style.scarf > 0.2 else 0.1),
         scarf=color(rng, COLORS[pick(rng, style.upper_colors)]) if rng.random() < style.scarf else None,
         bag=pick(rng, style.bags),
         bag_color=color(
@@ -165,61 +166,4 @@ def make_person(rng: np.random.Generator, style: DomainStyle) -> Person:
         ),
         bag_side=1 if rng.random() < 0.5 else -1,
         bag_size=float(rng.uniform(0.8, 1.25)),
-    )
-
-
-@dataclass(frozen=True)
-class Pose:
-    """One moment of a walk; angles in radians."""
-
-    yaw: float  # 0 faces the camera, positive turns to the picture's right
-    phase: float
-    stride: float  # amplitude of the thighs
-    lean: float
-    hands: str  # swing, phone, pockets, straps
-
-
-@dataclass(frozen=True)
-class Track:
-    """One pass of a person before one camera."""
-
-    pose: Pose
-    pace: float  # phase from frame to frame
-    turn: float  # yaw from frame to frame
-    drift: float  # place in the scene from frame to frame
-    place: float  # 0..1 across the scene
-    size: float  # height of the person in picture heights
-
-    def at(self, frame: int, rng: np.random.Generator) -> Pose:
-        """The pose in the n-th frame, a little unsteady."""
-        return replace(
-            self.pose,
-            yaw=self.pose.yaw + self.turn * frame + 0.08 * rng.standard_normal(),
-            phase=self.pose.phase + self.pace * frame + 0.2 * rng.standard_normal(),
-            lean=self.pose.lean + 0.015 * rng.standard_normal(),
-        )
-
-
-def make_track(rng: np.random.Generator, views: tuple[float, ...], size: float) -> Track:
-    """Draw a pass: a viewpoint near one of the camera's preferred ones, a walking phase, a place.
-
-    Args:
-        rng: source of randomness of this pass.
-        views: preferred yaws in radians.
-        size: usual height of people in this camera, in picture heights.
-    """
-    yaw = views[int(rng.integers(len(views)))] + 0.35 * rng.standard_normal()
-    if rng.random() < 0.15:
-        yaw = rng.uniform(-math.pi, math.pi)
-    hands = pick(rng, {"swing": 6.0, "phone": 1.2, "pockets": 1.5, "straps": 0.6})
-    pose = Pose(
-        yaw, rng.uniform(0, 2 * math.pi), float(rng.uniform(0.12, 0.52)), 0.03 * rng.standard_normal(), hands
-    )
-    return Track(
-        pose,
-        pace=float(rng.uniform(0.5, 2.2)),
-        turn=0.1 * rng.standard_normal(),
-        drift=0.02 * rng.standard_normal(),
-        place=float(rng.random()),
-        size=size * float(rng.uniform(0.93, 1.06)),
     )

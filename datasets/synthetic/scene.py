@@ -26,46 +26,57 @@ class Setting:
 
 SETTINGS: dict[str, Setting] = {
     # by day
-    "plaza": Setting("slabs", ((214, 180, 156), (206, 196, 178)), "stone", ((196, 160, 138), (170, 150, 130)), (0.1, 0.3)),
-    "lawn": Setting("grass", ((118, 146, 70), (140, 150, 86)), "hedge", ((58, 104, 44), (70, 112, 60)), (0.3, 0.5)),
-    "brick": Setting("slabs", ((178, 180, 170), (160, 158, 150)), "brick", ((150, 82, 64), (126, 70, 58)), (0.2, 0.42)),
-    "road": Setting("asphalt", ((104, 98, 108), (88, 90, 96)), "hedge", ((46, 92, 40), (60, 90, 50)), (0.28, 0.48),
-                    line=(232, 232, 226), posts=(70, 74, 78)),
-    "park": Setting("gravel", ((212, 186, 146), (196, 176, 150)), "hedge", ((84, 132, 60), (64, 118, 74)), (0.3, 0.5)),
-    "promenade": Setting("planks", ((196, 160, 120), (180, 150, 120)), "water", ((96, 160, 196), (120, 176, 190)), (0.3, 0.45),
-                         posts=(220, 220, 214)),
+    "plaza": Setting("slabs", ((214, 180, 156), (206, 196, 178)), 
+        "stone", ((196, 160, 138), (170, 150, 130)), (0.1, 0.3)),
+    "lawn": Setting("grass", ((118, 146, 70), (140, 150, 86)), 
+        "hedge", ((58, 104, 44), (70, 112, 60)), (0.3, 0.5)),
+    "brick": Setting("slabs", ((178, 180, 170), (160, 158, 150)), 
+        "brick", ((150, 82, 64), (126, 70, 58)), (0.2, 0.42)),
+    "road": Setting("asphalt", ((104, 98, 108), (88, 90, 96)), 
+        "hedge", ((46, 92, 40), (60, 90, 50)), (0.28, 0.48), line=(232, 232, 226), posts=(70, 74, 78)),
+    "park": Setting("gravel", ((212, 186, 146), (196, 176, 150)), 
+        "hedge", ((84, 132, 60), (64, 118, 74)), (0.3, 0.5)),
+    "promenade": Setting("planks", ((196, 160, 120), (180, 150, 120)), 
+        "water", ((96, 160, 196), (120, 176, 190)), (0.3, 0.45), posts=(220, 220, 214)),
     # in the cold
-    "snow": Setting("snow", ((206, 212, 224), (190, 200, 214)), "windows", ((120, 112, 116), (96, 100, 112)), (0.2, 0.4)),
-    "platform": Setting("asphalt", ((86, 84, 90), (98, 94, 92)), "panels", ((96, 90, 104), (80, 84, 92)), (0.34, 0.52),
-                        line=(210, 176, 48), posts=(60, 64, 60)),
-    "street": Setting("asphalt", ((70, 76, 88), (80, 80, 88)), "windows", ((92, 84, 90), (74, 80, 96)), (0.3, 0.5),
-                      line=(170, 174, 180), gloss=0.15),
-    "hall": Setting("checker", ((172, 150, 120), (160, 148, 132)), "stone", ((150, 128, 104), (130, 120, 110)), (0.05, 0.2)),
-    "snowpark": Setting("snow", ((186, 196, 212), (214, 214, 222)), "trunks", ((96, 104, 116), (120, 124, 132)), (0.25, 0.45)),
-    "concourse": Setting("slabs", ((112, 104, 112), (100, 106, 104)), "shops", ((84, 80, 90), (76, 90, 84)), (0.25, 0.4),
-                         gloss=0.12, posts=(90, 90, 96)),
+    "snow": Setting("snow", ((206, 212, 224), (190, 200, 214)), 
+        "windows", ((120, 112, 116), (96, 100, 112)), (0.2, 0.4)),
+    "platform": Setting("asphalt", ((86, 84, 90), (98, 94, 92)), 
+        "panels", ((96, 90, 104), (80, 84, 92)), (0.34, 0.52), line=(210, 176, 48), posts=(60, 64, 60)),
+    "street": Setting("asphalt", ((70, 76, 88), (80, 80, 88)), 
+        "windows", ((92, 84, 90), (74, 80, 96)), (0.3, 0.5), line=(170, 174, 180), gloss=0.15),
+    "hall": Setting("checker", ((172, 150, 120), (160, 148, 132)), 
+        "stone", ((150, 128, 104), (130, 120, 110)), (0.05, 0.2)),
+    "snowpark": Setting("snow", ((186, 196, 212), (214, 214, 222)), 
+        "trunks", ((96, 104, 116), (120, 124, 132)), (0.25, 0.45)),
+    "concourse": Setting("slabs", ((112, 104, 112), (100, 106, 104)), 
+        "shops", ((84, 80, 90), (76, 90, 84)), (0.25, 0.4), gloss=0.12, posts=(90, 90, 96)),
     # at night
-    "neon": Setting("asphalt", ((48, 46, 58), (40, 42, 54)), "shops", ((46, 34, 62), (30, 40, 60)), (0.35, 0.55), gloss=0.45),
-    "wetroad": Setting("asphalt", ((44, 50, 60), (52, 50, 54)), "windows", ((34, 36, 46), (44, 38, 38)), (0.3, 0.5),
-                       line=(190, 190, 170), gloss=0.4),
-    "carpark": Setting("asphalt", ((86, 84, 78), (74, 78, 80)), "cars", ((60, 60, 62), (54, 60, 56)), (0.32, 0.48),
-                       line=(214, 206, 180)),
-    "underpass": Setting("slabs", ((96, 92, 80), (84, 88, 84)), "tiles", ((140, 140, 120), (120, 136, 128)), (0.3, 0.5),
-                         gloss=0.15),
-    "shopfront": Setting("slabs", ((72, 68, 66), (64, 66, 74)), "shops", ((70, 56, 44), (50, 52, 62)), (0.4, 0.58), gloss=0.2),
-    "alley": Setting("gravel", ((60, 56, 52), (52, 54, 60)), "brick", ((70, 46, 40), (58, 50, 50)), (0.3, 0.5),
-                     posts=(36, 36, 40)),
+    "neon": Setting("asphalt", ((48, 46, 58), (40, 42, 54)), 
+        "shops", ((46, 34, 62), (30, 40, 60)), (0.35, 0.55), gloss=0.45),
+    "wetroad": Setting("asphalt", ((44, 50, 60), (52, 50, 54)), 
+        "windows", ((34, 36, 46), (44, 38, 38)), (0.3, 0.5), line=(190, 190, 170), gloss=0.4),
+    "carpark": Setting("asphalt", ((86, 84, 78), (74, 78, 80)), 
+        "cars", ((60, 60, 62), (54, 60, 56)), (0.32, 0.48), line=(214, 206, 180)),
+    "underpass": Setting("slabs", ((96, 92, 80), (84, 88, 84)), 
+        "tiles", ((140, 140, 120), (120, 136, 128)), (0.3, 0.5), gloss=0.15),
+    "shopfront": Setting("slabs", ((72, 68, 66), (64, 66, 74)), 
+        "shops", ((70, 56, 44), (50, 52, 62)), (0.4, 0.58), gloss=0.2),
+    "alley": Setting("gravel", ((60, 56, 52), (52, 54, 60)), 
+        "brick", ((70, 46, 40), (58, 50, 50)), (0.3, 0.5), posts=(36, 36, 40)),
     # inside
-    "mall": Setting("checker", ((226, 218, 204), (214, 212, 210)), "shops", ((206, 200, 194), (190, 196, 204)), (0.3, 0.48),
-                    gloss=0.35),
-    "corridor": Setting("carpet", ((110, 122, 140), (128, 110, 104)), "panels", ((214, 212, 200), (196, 204, 206)), (0.3, 0.5)),
-    "shelves": Setting("checker", ((200, 200, 194), (186, 178, 164)), "shelves", ((170, 160, 150), (150, 156, 160)), (0.42, 0.6),
-                       gloss=0.15),
-    "lobby": Setting("planks", ((168, 122, 80), (140, 104, 76)), "stone", ((220, 212, 198), (200, 190, 178)), (0.2, 0.4), gloss=0.2),
-    "gallery": Setting("slabs", ((150, 152, 156), (166, 160, 150)), "posters", ((232, 230, 224), (210, 214, 212)), (0.35, 0.55),
-                       gloss=0.18),
-    "escalator": Setting("metal", ((136, 140, 146), (120, 126, 136)), "glass", ((150, 176, 184), (160, 168, 176)), (0.2, 0.4),
-                         posts=(60, 62, 66)),
+    "mall": Setting("checker", ((226, 218, 204), (214, 212, 210)), 
+        "shops", ((206, 200, 194), (190, 196, 204)), (0.3, 0.48), gloss=0.35),
+    "corridor": Setting("carpet", ((110, 122, 140), (128, 110, 104)), 
+        "panels", ((214, 212, 200), (196, 204, 206)), (0.3, 0.5)),
+    "shelves": Setting("checker", ((200, 200, 194), (186, 178, 164)), 
+        "shelves", ((170, 160, 150), (150, 156, 160)), (0.42, 0.6), gloss=0.15),
+    "lobby": Setting("planks", ((168, 122, 80), (140, 104, 76)), 
+        "stone", ((220, 212, 198), (200, 190, 178)), (0.2, 0.4), gloss=0.2),
+    "gallery": Setting("slabs", ((150, 152, 156), (166, 160, 150)), 
+        "posters", ((232, 230, 224), (210, 214, 212)), (0.35, 0.55), gloss=0.18),
+    "escalator": Setting("metal", ((136, 140, 146), (120, 126, 136)), 
+        "glass", ((150, 176, 184), (160, 168, 176)), (0.2, 0.4), posts=(60, 62, 66)),
 }  # fmt: skip
 
 MARGIN = 1.25  # scene height in picture heights, so that boxes may move up and down
@@ -106,7 +117,9 @@ def _posts(picture: Array, setting: Setting, foot: int, unit: float, rng: Rng) -
         strip[:] = color * (0.5 + 0.6 * round_off[: strip.shape[2]])
 
 
-def make_scene(rng: Rng, kind: str, height: int, width: int, size: float, pools: float) -> Scene:
+def make_scene(
+    rng: Rng, kind: str, height: int, width: int, size: float, pools: float, relief: float
+) -> Scene:
     """Draw a place.
 
     Args:
@@ -116,6 +129,7 @@ def make_scene(rng: Rng, kind: str, height: int, width: int, size: float, pools:
         width: picture width in pixels.
         size: height of a person in picture heights.
         pools: unevenness of the light, 0..1.
+        relief: contrast of the place, 1 as its surfaces are.
     """
     setting = SETTINGS[kind]
     rows, columns = round(MARGIN * height), round(WIDTH * width)
@@ -149,4 +163,6 @@ def make_scene(rng: Rng, kind: str, height: int, width: int, size: float, pools:
     lamps = 1.0 + pools * np.clip(
         noise_tile(rng, max(rows, columns), ((6, 4, 1.0),))[:rows, :columns], -1.2, 1.6
     )
+    mean = picture.mean((1, 2), keepdims=True)
+    picture = mean + relief * (picture - mean)
     return Scene(np.clip(picture, 0.0, 1.0), np.maximum(lamps, 0.15).astype(np.float32), 0.94)

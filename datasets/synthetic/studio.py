@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from .camera import Camera, bad_box, make_camera, shoot, usual_box
+from .camera import Camera, make_camera
 from .domains import DOMAINS
-from .person import generator, make_person, make_track
+from .person import generator, make_person
 from .plan import DISTRACTOR, JUNK, Job, Shot, Sizes
+from .shot import shoot
+from .track import bad_box, make_track, usual_box
 
 
 class Studio:
