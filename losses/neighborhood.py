@@ -3,7 +3,7 @@
 Both losses are one autograd function. For weights ``w_ij`` (1/number of neighbours on a neighbour, 1 on the
 own row) the gradient of ``-sum_j w_ij log p_ij`` by ``s_ik`` is ``scale (p_ik sum_j w_ij - w_ik)``, and the
 two softmaxes of the camera-aware loss have disjoint columns. So the forward pass leaves one [B, N] tensor,
-the gradient of both losses at once, and works on a few rows at a time: everything else stays below ``chunk``
+the gradient of both losses at once, and works on a few rows at a time in six buffers of about ``chunk``
 elements whatever N is.
 """
 
@@ -18,6 +18,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from losses.precision import raised
+
+FAR = 1e30  # subtracted where a column does not count; far beyond any similarity
 
 
 class Neighborhood(NamedTuple):
@@ -50,7 +52,7 @@ def camera_aware(
         similarity: [B, N] cosine of each image to each memory row, -1..1.
         index: [B] own memory row of each image, 0..N-1. Not checked on the device: -1 is not "no row".
         cams: [B] camera of each image; must be ``memory_cams[index]``.
-        memory_cams: [N] camera of each memory row.
+        memory_cams: [N] camera of each memory row, a number below 2^24.
         scale: factor of the similarity in the softmax, above 0.
         eps: neighbour threshold, from 0; at 1 and above the sets are empty (unless the largest similarity is
             negative).
@@ -89,7 +91,7 @@ def camera_aware_terms(
         raise ValueError(f"neighbour threshold eps is {eps}, must be 0 or more")
     log_floor = math.log(floor) if floor > 0 else -math.inf
     if chunk is None:
-        chunk = 1 << 18 if similarity.device.type == "cpu" else 1 << 26
+        chunk = 1 << 19 if similarity.device.type == "cpu" else 1 << 24
     return Neighborhood(
         *_Neighborhood.apply(similarity, index, cams, memory_cams, scale, eps, log_floor, chunk)  # type: ignore[no-untyped-call]
     )
@@ -135,22 +137,23 @@ class _Neighborhood(torch.autograd.Function):
         log_floor: float,
         chunk: int,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        rows, columns = similarity.shape
-        step = max(1, chunk // max(columns, 1))
+        dtype = raised(similarity[:0]).dtype
         wanted = ctx.needs_input_grad[0]
-        gradient = similarity.new_empty(similarity.shape if wanted else (0,), dtype=_compute_type(similarity))
+        gradient = similarity.new_empty(similarity.shape if wanted else (0,), dtype=dtype)
+        cams, memory_cams = cams.to(dtype), memory_cams.to(dtype)
+        parts, work = _parts(similarity, chunk, 6, dtype)
         losses, counts = [], []
-        for first in range(0, rows, step):
-            part = slice(first, first + step)
-            same = cams[part, None] == memory_cams  # [R, N]
-            out = gradient[part] if wanted else None
-            loss, count = _rows(raised(similarity[part]), index[part, None], same, scale, eps, log_floor, out)
+        for part in parts:
+            sides = _Sides(cams[part], memory_cams, work)
+            out = gradient[part] if wanted else sides.buffer(5)
+            s = raised(similarity[part])
+            loss, count = _rows(s, index[part, None], sides, scale, eps, log_floor, out, wanted)
             losses.append(loss)
             counts.append(count)
         intra, inter = torch.cat(losses, dim=1).mean(dim=1)
-        intra_neighbors, inter_neighbors = torch.cat(counts, dim=1)
+        intra_neighbors, inter_neighbors = torch.cat(counts, dim=1).long()
         ctx.save_for_backward(gradient, cams, memory_cams)
-        ctx.scale, ctx.dtype = scale, similarity.dtype
+        ctx.scale, ctx.dtype, ctx.chunk = scale, similarity.dtype, chunk
         ctx.mark_non_differentiable(intra_neighbors, inter_neighbors)
         return intra, inter, intra_neighbors, inter_neighbors
 
@@ -159,59 +162,87 @@ class _Neighborhood(torch.autograd.Function):
     def backward(ctx: Any, intra: Tensor, inter: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
         gradient, cams, memory_cams = ctx.saved_tensors
         factor = ctx.scale / len(cams)
-        upstream = torch.where(cams[:, None] == memory_cams, intra * factor, inter * factor)  # [B, N]
-        return upstream.mul_(gradient).to(ctx.dtype), *[None] * 7
+        result = torch.empty_like(gradient, dtype=ctx.dtype)
+        parts, work = _parts(gradient, ctx.chunk, 3, gradient.dtype)
+        for part in parts:
+            upstream = _Sides(cams[part], memory_cams, work).spread((intra * factor, inter * factor))
+            torch.mul(upstream, gradient[part], out=result[part])
+        return result, *[None] * 7
 
 
-def _compute_type(x: Tensor) -> torch.dtype:
-    return torch.float32 if x.dtype in (torch.float16, torch.bfloat16) else x.dtype
+def _parts(x: Tensor, chunk: int, buffers: int, dtype: torch.dtype) -> tuple[list[slice], Tensor]:
+    """Slices of rows that hold about ``chunk`` elements, and as many buffers of that size."""
+    rows, columns = x.shape
+    step = min(rows, max(1, chunk // max(columns, 1)))
+    work = x.new_empty(buffers, step, columns, dtype=dtype)
+    return [slice(first, min(first + step, rows)) for first in range(0, rows, step)], work
+
+
+class _Sides:
+    """The two sides of some rows as factors of 1 and 0, and buffers to work in.
+
+    On a CPU arithmetic in place is several times faster than selection into new tensors.
+    """
+
+    def __init__(self, cams: Tensor, memory_cams: Tensor, work: Tensor) -> None:
+        self.work = work[:, : len(cams)]  # [buffers, R, N]
+        self.same = torch.sub(memory_cams, cams[:, None], out=self.buffer(0)).eq_(0)
+        self.other = torch.sub(1, self.same, out=self.buffer(1))
+
+    def buffer(self, k: int) -> Tensor:
+        return self.work[k]
+
+    def spread(self, pair: Iterable[Tensor], k: int = 2) -> Tensor:
+        """Each column's own side's number, exactly: [R, N] of two finite [R, 1], in buffer k."""
+        intra, inter = pair
+        return torch.mul(self.same, intra, out=self.buffer(k)).addcmul_(self.other, inter)
+
+    def sums(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        intra = torch.mul(x, self.same, out=self.buffer(2)).sum(1, keepdim=True)
+        return intra, torch.mul(x, self.other, out=self.buffer(2)).sum(1, keepdim=True)
+
+    def largest(self, s: Tensor, own: Tensor) -> tuple[Tensor, Tensor]:
+        """Largest candidate of each side, [R, 1]; about -FAR on a side without any."""
+        intra = torch.add(s, self.other, alpha=-FAR, out=self.buffer(2)).scatter_(1, own, -FAR)
+        intra = intra.amax(1, keepdim=True)
+        return intra, torch.add(s, self.same, alpha=-FAR, out=self.buffer(2)).amax(1, keepdim=True)
 
 
 def _rows(
-    s: Tensor, own: Tensor, same: Tensor, scale: float, eps: float, log_floor: float, gradient: Tensor | None
+    s: Tensor,
+    own: Tensor,
+    sides: _Sides,
+    scale: float,
+    eps: float,
+    log_floor: float,
+    p: Tensor,
+    wanted: bool,
 ) -> tuple[Tensor, Tensor]:
-    """Losses [2, R] and neighbour counts [2, R] (intra, inter) of some rows.
+    """Losses [2, R] and neighbour counts [2, R] (intra, inter) of rows ``s`` [R, N] with own columns [R, 1].
 
-    ``gradient`` [R, N] receives d loss / d s without the factor ``scale``. ``s`` [R, N], ``own`` [R, 1],
-    ``same`` [R, N]. Pairs below are (intra, inter) numbers [R, 1]; ``spread`` gives each column its side's.
+    ``p`` [R, N] receives, if wanted, d loss / d s without the factor ``scale``. Pairs are (intra, inter), [R, 1] each.
     """
-    other = ~same
+    largest = sides.largest(s, own)
+    # Columns that are no candidates stand in the maximum as -1, as in the original; they are never neighbours.
+    neighbor = sides.spread((eps * m.clamp_min(-1.0) for m in largest), k=3).lt_(s)  # [R, N] 1 or 0
+    neighbor.scatter_(1, own, 0.0)
+    count = sides.sums(neighbor)
 
-    def spread(pair: Iterable[Tensor]) -> Tensor:  # [R, N]
-        intra, inter = pair
-        return torch.where(same, intra, inter)
-
-    def sides(x: Tensor, empty: float) -> tuple[Tensor, Tensor]:
-        return x.masked_fill(other, empty), x.masked_fill(same, empty)
-
-    def sums(x: Tensor) -> tuple[Tensor, Tensor]:
-        intra, inter = sides(x, 0.0)
-        return intra.sum(1, keepdim=True), inter.sum(1, keepdim=True)
-
-    intra, inter = sides(s, -math.inf)
-    largest = (intra.scatter_(1, own, -math.inf).amax(1, keepdim=True), inter.amax(1, keepdim=True))
-    del intra, inter
-    # Columns that are no candidates stand in the maximum as -1, as in the original; they are never
-    # neighbours.
-    neighbor = s > spread(eps * m.clamp_min(-1.0) for m in largest)
-    neighbor.scatter_(1, own, False)
-    count = (neighbor & same).sum(1, keepdim=True), (neighbor & other).sum(1, keepdim=True)
-
-    shift = (scale * torch.maximum(largest[0], s.gather(1, own)), scale * largest[1])
-    log_p = s.mul(scale).sub_(spread(shift))
-    normalizer = [total.log() for total in sums(log_p.exp())]
-    log_p.sub_(spread(normalizer))  # of the own side's softmax
+    top = torch.maximum(largest[0], s.gather(1, own)), largest[1].where(largest[1] > -FAR / 2, 0.0)
+    log_p = torch.mul(s, scale, out=sides.buffer(4)).sub_(sides.spread(scale * m for m in top))  # to 0
+    torch.exp(log_p, out=p)
+    total = [x.clamp_min(0.5) for x in sides.sums(p)]  # 1 or more where the side has columns
+    log_p.sub_(sides.spread(x.log() for x in total))  # of each side's own softmax
 
     own_log_p = log_p.gather(1, own)
-    weight = spread(1 / c.clamp_min(1).to(s.dtype) for c in count).mul_(
-        neighbor
-    )  # [R, N] w_ij without the own row
-    neighbor_loss = sums(weight * log_p.clamp_min(log_floor))
-    loss = torch.cat([-neighbor_loss[0] - own_log_p.clamp_min(log_floor), -neighbor_loss[1]], dim=1)
+    weight = neighbor.mul_(sides.spread(1 / c.clamp_min(1) for c in count))  # w_ij without the own row
+    if wanted:
+        active = sides.buffer(5).copy_(log_p).ge_(log_floor)  # 1 or 0
+    near = sides.sums(log_p.clamp_min_(log_floor).mul_(weight))
+    loss = torch.cat([-near[0] - own_log_p.clamp_min(log_floor), -near[1]], dim=1)
 
-    if gradient is not None:
-        weight.masked_fill_(log_p < log_floor, 0.0)
-        weight.scatter_(1, own, (own_log_p >= log_floor).to(s.dtype))
-        torch.exp(log_p, out=gradient)
-        gradient.mul_(spread(sums(weight))).sub_(weight)
+    if wanted:
+        weight.mul_(active).scatter_(1, own, (own_log_p >= log_floor).to(s.dtype))
+        share = (w / x for w, x in zip(sides.sums(weight), total))
+        p.mul_(sides.spread(share)).sub_(weight)
     return loss.T, torch.cat(count, dim=1).T

@@ -11,6 +11,7 @@ from torch import Tensor
 from modeling import ModelError
 from modeling.memory import FeatureMemory, PatchMemory
 from tests.golden_arrays import relative, settings
+from tests.no_sync import NoSync
 from tests.ranks import run_ranks
 
 
@@ -219,6 +220,18 @@ def test_patch_memory_moves_repeated_rows_in_batch_order(keep: float) -> None:
     for i, row in enumerate(index.tolist()):
         rows[:, row] = keep * rows[:, row] + (1 - keep) * features[:, i]
     torch.testing.assert_close(memory.features, rows, rtol=1e-14, atol=1e-14)
+
+
+def test_update_never_waits_when_the_rounds_are_known() -> None:
+    memory, patches, index = FeatureMemory(7, 3), PatchMemory(7, 2, 3), torch.tensor([1, 5, 1])
+    x = torch.rand(3, 3, requires_grad=True)
+    with NoSync():
+        memory.similarity(x).sum().backward()
+        memory.update(x, index, keep=0.5, rounds=2)
+        memory.update(x, index, keep=0.5, hardest=True)
+        patches.update(x.expand(2, 3, 3), index, keep=0.9, rounds=2)
+    with pytest.raises(AssertionError, match="wait"), NoSync():
+        memory.update(x, index, keep=0.5)
 
 
 def _updates(rank: int, world: int) -> dict[str, Tensor]:
