@@ -105,6 +105,7 @@ RANGES: dict[str, tuple[float, float]] = {  # inclusive; each item of a list
     "DISENTANGLE.CTR_MARGIN": (0, 1e6),
     "DISENTANGLE.MMD_SIGMAS": (1e-3, 1e4),
     "DISENTANGLE.GRID": (0, 32),
+    "M3L.PLAIN_EPOCHS": (0, 10**6),
     "M3L.META_TEST_WEIGHT": (0, 1e3),
     "M3L.INNER_RATE": (0, 1e3),
     "M3L.MEMORY_WEIGHT": (0, 1e3),

@@ -130,6 +130,7 @@ _C.DISENTANGLE.GRID = 6  # images of each domain in the pictures drawn at every 
 
 _C.M3L = CN()  # Zhao et al., CVPR 2021: several labelled sources, an unseen target
 _C.M3L.META = True  # False: joint training on all sources with the same losses, no meta-learning
+_C.M3L.PLAIN_EPOCHS = 0  # first train this many epochs without meta-learning (backbones from random weights)
 _C.M3L.META_GRADIENT = "original"  # original (as published): through the inner gradient alone | full
 _C.M3L.META_TEST_WEIGHT = 1.0  # of the meta-test loss in the outer step
 _C.M3L.INNER_RATE = 1.0  # inner step's rate as a share of the current outer one

@@ -194,8 +194,8 @@ def check_batches(cfg: CfgNode, data: Data, domain: Domain) -> None:
         return
     if not Path(cfg.MODEL.WEIGHTS).expanduser().is_file():
         raise InputError(
-            f"MODEL.WEIGHTS {cfg.MODEL.WEIGHTS}: no such file; CENTRAL_FEATURE.STAGE unsupervised starts from last.pt of "
-            "a run with STAGE pretrain, train that first"
+            f"MODEL.WEIGHTS {cfg.MODEL.WEIGHTS}: no such file; CENTRAL_FEATURE.STAGE unsupervised starts from "
+            "last.pt of a run with STAGE pretrain: train that first"
         )
     if options.IMAGE_WEIGHT and share <= options.NEAREST:
         raise InputError(

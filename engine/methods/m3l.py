@@ -66,7 +66,8 @@ def build(cfg: CfgNode, data: Data) -> Method:
         step = engine.state.iteration
         images = {name: data.augmented(name, batch, step) for name, batch in batches.items()}
         pids = {name: batch.pids for name, batch in batches.items()}
-        learn = learner.meta_step if cfg.M3L.META else learner.plain_step
+        meta = cfg.M3L.META and engine.state.epoch > cfg.M3L.PLAIN_EPOCHS
+        learn = learner.meta_step if meta else learner.plain_step
         values = learn(images, pids, step)
         learner.refresh(images, pids)
         return values
@@ -86,7 +87,8 @@ def build(cfg: CfgNode, data: Data) -> Method:
         "scheduler": scheduler,
         "memories": banks,
     }
-    return Method(train_step, network, state, scheduler, prepare)
+    plain = cfg.M3L.PLAIN_EPOCHS if cfg.M3L.META else 0
+    return Method(train_step, network, state, scheduler, prepare, {plain: "joint training"} if plain else {})
 
 
 @dataclass(frozen=True)
