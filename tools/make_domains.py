@@ -36,14 +36,14 @@ def _block(domain: str, sizes: Sizes, persons: int, frames: int) -> Image.Image:
 
 
 def sheet(domains: list[str], sizes: Sizes, *, persons: int, frames: int, across: int) -> Image.Image:
-    """Blocks of all domains, `across` of them side by side, in 256 colours to keep the file small."""
+    """Blocks of all domains, `across` of them side by side; 22 steps a colour keep the file small."""
     blocks = [_block(domain, sizes, persons, frames) for domain in domains]
     width, height = blocks[0].width + 12, blocks[0].height + 10
     rows = -(-len(blocks) // across)
     picture = Image.new("RGB", (width * min(across, len(blocks)) - 12, height * rows - 10), "white")
     for index, block in enumerate(blocks):
         picture.paste(block, (index % across * width, index // across * height))
-    return picture.quantize(256, dither=Image.Dither.NONE)
+    return picture.point(lambda value: min(value // 12 * 12 + 6, 255))
 
 
 def _arguments() -> argparse.Namespace:

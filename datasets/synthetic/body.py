@@ -45,16 +45,19 @@ def _leg(stage: Stage, hip: Joint, knee: Joint, ankle: Joint, toe: Joint) -> Non
     bare = _TIGHTS if person.tights else person.skin
     extra, paint = (loose, cloth) if covered else (0.0, bare)
     thigh, over, calf, thin = 0.05 * wide, 0.034 * wide, 0.033 * wide, 0.021 * wide
-    stage.limb(hip, knee, (thigh + 0.3 * extra, over + extra), paint)
+    below = -0.25 if person.lower in ("skirt", "bare") or person.upper == "coat" else 0.0  # under the skirt
+    stage.limb(hip, knee, (thigh + 0.3 * extra, over + extra), paint, bias=below)
     radii = (over + extra, calf + 1.05 * extra, thin + 1.35 * extra)
-    stage.limb(knee, between(knee, ankle, 1.02), radii, paint, bias=-0.004, cap=1.0 if extra < 0.01 else 0.5)
+    stage.limb(
+        knee, between(knee, ankle, 1.02), radii, paint, bias=below - 0.004, cap=1.0 if extra < 0.01 else 0.5
+    )
     if person.lower in _LOOSE and not covered:
         hem = between(hip, knee, person.lower_length * (THIGH + SHIN) / THIGH)
         stage.limb(hip, hem, (thigh + 0.004, over + loose), cloth, bias=0.004, cap=0.25)
     heel = (ankle[0], ankle[1] - 0.014, ankle[2] - 0.018)
-    stage.limb(heel, toe, (0.023, 0.018), shoe, bias=0.003)
+    stage.limb(heel, toe, (0.023, 0.018), shoe, bias=below + 0.003)
     if person.boots:
-        stage.limb(between(ankle, knee, 0.45), heel, (0.031 * wide, 0.026), shoe, bias=0.005, cap=0.4)
+        stage.limb(between(ankle, knee, 0.45), heel, (0.031 * wide, 0.026), shoe, bias=below + 0.005, cap=0.4)
 
 
 def _below_the_waist(stage: Stage, sway: float) -> None:

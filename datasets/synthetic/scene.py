@@ -163,6 +163,6 @@ def make_scene(
     lamps = 1.0 + pools * np.clip(
         noise_tile(rng, max(rows, columns), ((6, 4, 1.0),))[:rows, :columns], -1.2, 1.6
     )
-    mean = picture.mean((1, 2), keepdims=True)
+    mean = picture.mean()
     picture = mean + relief * (picture - mean)
     return Scene(np.clip(picture, 0.0, 1.0), np.maximum(lamps, 0.15).astype(np.float32), 0.94)

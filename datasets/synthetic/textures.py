@@ -18,9 +18,8 @@ _COARSE = noise_tile(np.random.default_rng(12), _SIZE, ((12, 12, 1.0), (40, 40, 
 
 def rgb(rng: Rng, color: tuple[int, int, int], jitter: float = 0.05) -> Array:
     """A colour as [3] float32, moved a little."""
-    values = np.array(color) / 255.0 * (
-        1.0 + jitter * rng.standard_normal()
-    ) + 0.4 * jitter * rng.standard_normal(3)
+    values = np.array(color) / 255.0
+    values = values * (1.0 + jitter * (rng.standard_normal() + 0.5 * rng.standard_normal(3)))
     return np.clip(values, 0.02, 0.98).astype(np.float32)
 
 
