@@ -74,7 +74,7 @@ class SplitBatchNorm1d(nn.BatchNorm1d):
         for half in (first, second):
             mean = half.mean(dim=0)
             local += [mean, (half - mean).square().sum(dim=0), torch.full_like(mean, len(half))]
-        gathered = _Gather.apply(torch.stack(local))  # type: ignore[no-untyped-call]  # [ranks, 6, D]
+        gathered: Tensor = _Gather.apply(torch.stack(local))  # [ranks, 6, D]
         mean_1, var_1, _ = _merged(*gathered[:, :3].unbind(1))
         mean_2, var_2, count = _merged(*gathered[:, 3:].unbind(1))
         self._move_running(mean_2.detach(), var_2.detach() * (count / (count - 1)))

@@ -8,8 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from losses.neighborhood import camera_aware
 from modeling import ModelError
 from modeling.memory import FeatureMemory, PatchMemory
+from modeling.split_norm import SplitBatchNorm1d
 from tests.golden_arrays import relative, settings
 from tests.no_sync import NoSync
 from tests.ranks import run_ranks
@@ -256,9 +258,43 @@ def _updates(rank: int, world: int) -> dict[str, Tensor]:
     }
 
 
+def _steps(rank: int, world: int) -> dict[str, Tensor]:
+    """Three steps of a linear network with split norm, memory and camera-aware loss on a share of each half."""
+    weight, norm = _random(5, 5, seed=1).requires_grad_(), SplitBatchNorm1d(5, sync=True).double()
+    memory, memory_cams = _memory(F.normalize(_random(11, 5))), torch.arange(11) % 3
+    for step in range(3):
+        x, index = _random(16, 5, seed=step), (torch.arange(8) * (step + 2)) % 11
+        rows = slice(rank * 8 // world, (rank + 1) * 8 // world)
+        source, target = norm(torch.cat([x[:8][rows], x[8:][rows]]) @ weight)
+        features, own = F.normalize(target), index[rows]
+        similarity = memory.similarity(features)
+        intra, inter = camera_aware(similarity, own, memory_cams[own], memory_cams, scale=10, eps=0.8)
+        loss = intra + 0.5 * inter + source.pow(4).mean()
+        (gradient,) = torch.autograd.grad(loss, weight)
+        if world > 1:
+            torch.distributed.all_reduce(gradient)
+        with torch.no_grad():
+            weight -= gradient / world
+        memory.update(features, own, keep=0.6 if step else 0.0)
+    return {
+        "weight": weight.detach(),
+        "rows": memory.features,
+        "mean": norm.running_mean,
+        "var": norm.running_var,
+    }
+
+
+def _both(rank: int, world: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    return _updates(rank, world), _steps(rank, world)
+
+
 @pytest.mark.ddp
-def test_two_ranks_hold_the_bytes_of_one() -> None:
-    alone = _updates(0, 1)
-    for rank in run_ranks(_updates, 2):
-        for name, rows in alone.items():
-            assert torch.equal(rank[name], rows), name
+def test_two_ranks_equal_one_on_the_joined_batch() -> None:
+    updates, steps = _both(0, 1)
+    ranks = run_ranks(_both, 2)
+    for rank_updates, rank_steps in ranks:
+        for name, rows in updates.items():
+            assert torch.equal(rank_updates[name], rows), name
+        for name, expected in steps.items():
+            torch.testing.assert_close(rank_steps[name], expected, rtol=1e-10, atol=1e-12)
+    assert torch.equal(ranks[0][1]["rows"], ranks[1][1]["rows"])
