@@ -27,6 +27,11 @@ def test_one_step(path: Path, domains: Path, tmp_path: Path) -> None:
     )  # fmt: skip
     if cfg.METHOD == "camera_aware":
         arguments += ["CAMERA_AWARE.SOURCE_EPOCHS", "0", "CAMERA_AWARE.INTRA_START", "1"]
+    if cfg.METHOD == "ecn":
+        arguments += ["ECN.SOURCE_EPOCHS", "0", "INPUT.CAMSTYLE", "statistics"]
+    if cfg.METHOD == "disentangle":
+        arguments += ["DISENTANGLE.SOURCE_EPOCHS", "0", "DISENTANGLE.DECODER_WIDTHS", "[16, 16, 16, 16]"]
+        arguments += ["MODEL.BACKBONE", "tiny" if cfg.MODEL.BACKBONE == "tiny" else "resnet18"]
     train(str(path), arguments)
     lines = [json.loads(x) for x in (tmp_path / "logs" / cfg.NAME / "metrics.jsonl").read_text().splitlines()]
     losses = [line["train/loss"] for line in lines if "train/loss" in line]
