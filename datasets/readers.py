@@ -94,9 +94,13 @@ def _read_published(kind: str, base: Path, subset: str, train_val: bool, split_i
 
 
 def _read_synthetic(domain: str, base: Path, arguments: dict[str, Any]) -> Splits:
-    from datasets.synthetic import ensure  # drawing is imported only by those who draw
+    from datasets.synthetic import SyntheticError, ensure  # drawing is imported only by those who draw
 
-    return read_market(Path(ensure(domain, base, **arguments)), f"synthetic:{domain}")
+    try:
+        folder = ensure(domain, base, **arguments)
+    except SyntheticError as error:
+        raise DatasetError(str(error)) from error
+    return read_market(folder, f"synthetic:{domain}")
 
 
 def _given(base: Path, tail: str) -> Path:

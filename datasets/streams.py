@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import queue
 import threading
+import weakref
 from collections.abc import Callable, Iterator, Mapping
 from types import TracebackType
 from typing import Any
@@ -115,6 +116,12 @@ def _produce(
         put(error)
 
 
+def _halt(thread: threading.Thread, stop: threading.Event) -> None:
+    stop.set()
+    if thread is not threading.current_thread():
+        thread.join()
+
+
 class Streams:
     """Endless iterator over ``{name: Batch}``.
 
@@ -135,13 +142,13 @@ class Streams:
         workers: int = 2,
         pin_memory: bool = False,
     ) -> None:
-        self._stop = threading.Event()
         if not sources:
             raise DatasetError("streams need at least one dataset")
         self._sources = dict(sources)
         self._prefetch, self._workers, self._pin = prefetch, workers, pin_memory
         self._thread: threading.Thread | None = None
         self._direct: dict[str, Iterator[Batch]] | None = None
+        self._stop = threading.Event()
         self._ready: queue.Queue[Batches | Exception] = queue.Queue()
         self.iteration = 0  # the one that the next batch belongs to
 
@@ -184,6 +191,7 @@ class Streams:
             target=_produce, args=(open_sources, self._ready, self._stop), name="streams", daemon=True
         )
         self._thread.start()
+        weakref.finalize(self, _halt, self._thread, self._stop)  # forgotten, or at the end of the program
 
     def __iter__(self) -> Streams:
         return self
@@ -203,9 +211,8 @@ class Streams:
 
     def close(self) -> None:
         """Stop the thread and the workers; ``start`` or the next batch begins again."""
-        self._stop.set()
         if self._thread is not None:
-            self._thread.join()
+            _halt(self._thread, self._stop)
         self._thread, self._direct = None, None
 
     def __enter__(self) -> Streams:
@@ -215,6 +222,3 @@ class Streams:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-    def __del__(self) -> None:
-        self._stop.set()  # the thread ends by itself

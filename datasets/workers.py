@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -64,38 +66,29 @@ def _in_processes(
     read, write = os.pipe()
     processes: list[subprocess.Popen[bytes]] = []
     try:
-        for _ in range(workers):  # all start before the first is given work
-            processes.append(
-                subprocess.Popen(command, stdin=subprocess.PIPE, stdout=write, stderr=subprocess.PIPE)
-            )
-        for worker, process in enumerate(processes):
-            assert process.stdin is not None
-            process.stdin.write(json.dumps(items[worker::workers]).encode())
-            process.stdin.close()
-        os.close(write)
-        write = -1
-        answered = 0
-        with os.fdopen(read, "rb", closefd=False) as answers:
-            for line in answers:
-                row, checksum, problem = line.decode(errors="replace").rstrip("\n").split(" ", 2)
-                yield int(row), int(checksum), problem
-                answered += 1
-        if answered < len(items):
-            raise OSError(f"a decoding worker ended early: {_last_words(processes)}")
+        with tempfile.TemporaryFile() as words:  # a file, since nobody empties a pipe of warnings
+            for _ in range(workers):  # all start before the first is given work
+                processes.append(subprocess.Popen(command, stdin=subprocess.PIPE, stdout=write, stderr=words))
+            for worker, process in enumerate(processes):
+                assert process.stdin is not None
+                with contextlib.suppress(BrokenPipeError), process.stdin:
+                    process.stdin.write(json.dumps(items[worker::workers]).encode())
+            os.close(write)
+            write = -1
+            answered = 0
+            with os.fdopen(read, "rb", closefd=False) as answers:
+                for line in answers:
+                    row, checksum, problem = line.decode(errors="replace").rstrip("\n").split(" ", 2)
+                    yield int(row), int(checksum), problem
+                    answered += 1
+            if answered < len(items):
+                words.seek(0)
+                last = words.read().decode(errors="replace").split("\n")[-2:][0]
+                codes = sorted({process.wait() for process in processes} - {0})
+                raise OSError(f"a decoding worker ended early (exit code {codes[0] if codes else 0}): {last}")
     finally:
         os.close(read)  # workers that still run end at their next answer
         if write >= 0:
             os.close(write)
         for process in processes:
             process.wait()
-            assert process.stderr is not None
-            process.stderr.close()
-
-
-def _last_words(processes: list[subprocess.Popen[bytes]]) -> str:
-    for process in processes:
-        assert process.stderr is not None
-        words = process.stderr.read().decode(errors="replace").strip().splitlines()
-        if words or process.wait() != 0:
-            return words[-1] if words else f"exit code {process.returncode}"
-    return "no message"

@@ -272,3 +272,14 @@ def test_listing_does_not_depend_on_the_order_on_disk(
     again = load("folder", tmp_path / "own")
     assert again.train.paths == straight.train.paths
     assert again.train.pids.tolist() == straight.train.pids.tolist()
+
+
+def test_synthetic(tmp_path: Path) -> None:
+    sizes = {"identities": 2, "test_identities": 1, "cameras": 2, "height": 32, "width": 16, "workers": 1}
+    splits = load("synthetic:winter", tmp_path, synthetic=sizes)
+    assert splits.name == "synthetic:winter"
+    assert splits.train.num_identities == 2
+    assert splits.train.num_cameras == 2
+    assert load("synthetic:winter", tmp_path, synthetic=sizes).train.paths == splits.train.paths
+    with pytest.raises(DatasetError, match="spring"):
+        load("synthetic:spring", tmp_path, synthetic=sizes)

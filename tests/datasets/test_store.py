@@ -3,6 +3,7 @@ from __future__ import annotations
 import logging
 import os
 import pickle
+import re
 import signal
 import subprocess
 import sys
@@ -191,6 +192,24 @@ def test_two_processes_build_once_and_share(tmp_path: Path) -> None:
     assert len(stores(tmp_path / "cache")) == 1
 
 
+@pytest.mark.parametrize("mode", ["disk", "ram"])
+def test_pixels_are_pages_of_the_file(tmp_path: Path, mode: str) -> None:
+    """Pages of a shared mapping exist once for all processes; none of them may become this process's own."""
+    dataset = ImageDataset(
+        make_split(tmp_path / "images"), (250, 128), cache=mode, cache_dir=tmp_path / "cache"
+    )
+    everything(dataset)
+    mappings = re.split(r"^(?=[0-9a-f]+-[0-9a-f]+ )", Path("/proc/self/smaps").read_text(), flags=re.M)
+    (ours,) = [text for text in mappings if "own-train-250x128" in text.partition("\n")[0]]
+    assert " r--s " in ours.splitlines()[0]
+    kilobytes = {
+        line.split(":")[0]: int(line.split()[1]) for line in ours.splitlines() if line.endswith(" kB")
+    }
+    assert kilobytes["Rss"] >= 6 * 93
+    assert kilobytes["Private_Dirty"] == 0 or mode == "ram"  # memory has no disk to be clean against
+    assert kilobytes["Anonymous"] == 0
+
+
 def test_workers_write_what_one_process_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     split = make_split(tmp_path / "images", 9)
     Path(split.paths[4]).write_bytes(Path(split.paths[4]).read_bytes()[:200])
@@ -212,7 +231,7 @@ def test_a_dying_worker_is_reported(
     broken.write_text("import sys\nsys.exit('out of luck')\n")
     monkeypatch.setattr("datasets.workers.decode.__file__", str(broken))
     assert ImageDataset(split, SIZE, cache="disk", cache_dir=tmp_path / "cache", workers=2).mode == "off"
-    assert "a decoding worker ended early: out of luck" in caplog.text
+    assert "a decoding worker ended early (exit code 1): out of luck" in caplog.text
     assert stores(tmp_path / "cache") == []
 
 
