@@ -93,6 +93,23 @@ def slow(
     return torch.stack(intra).mean(), torch.stack(inter).mean()
 
 
+def test_camera_agnostic_matches_its_formula_without_a_floor() -> None:
+    """Scale 40: most of the log-probabilities lie far below log 1e-5."""
+    similarity, index, *_ = _case(1)
+    similarity.requires_grad_()
+    expected = []
+    for i, own in enumerate(index.tolist()):
+        log_p = torch.log_softmax(40 * similarity[i], 0)
+        others = [j for j in range(23) if j != own]
+        largest = max(similarity[i, j].item() for j in others)
+        near = [j for j in others if similarity[i, j].item() > 0.3 * largest]
+        expected.append(-log_p[near].mean() - log_p[own])
+    loss, slow_loss = camera_agnostic(similarity, index, scale=40, eps=0.3), torch.stack(expected).mean()
+    assert loss.item() == pytest.approx(slow_loss.item(), rel=1e-12)
+    gradients = [torch.autograd.grad(x, similarity)[0] for x in (loss, slow_loss)]
+    torch.testing.assert_close(*gradients, rtol=1e-10, atol=1e-12)
+
+
 def _case(seed: int, cameras: int = 3, shift: float = 0.0) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     generator = torch.Generator().manual_seed(seed)
     similarity = torch.rand(7, 23, generator=generator, dtype=torch.float64) * 1.6 - 0.8 + shift

@@ -84,8 +84,20 @@ def test_far_features_and_autocast_stay_finite_in_float32(loss: Callable[..., Te
     value.backward()
     assert bool(single.grad.isfinite().all())
     assert relative(value, expected) < 1e-4
-    half = loss(features.half(), centers.float(), torch.tensor([0, 1, 2, 29]), scale=15, k=3)
-    assert half.dtype == torch.float32
+
+
+@pytest.mark.parametrize("loss", [pedal, central])
+def test_half_precision_and_autocast_compute_in_float32(loss: Callable[..., Tensor]) -> None:
+    half, centers = (
+        F.normalize(_random(2, 4, 5), dim=2).half(),
+        F.normalize(_random(2, 9, 5, seed=1), dim=2).half(),
+    )
+    index, numbers = torch.tensor([0, 1, 2, 8]), {"scale": 1, "k": 3}
+    plain = loss(half.float(), centers.float(), index, **numbers)
+    assert plain.item() > 0.1
+    assert torch.equal(loss(half, centers, index, **numbers), plain)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(loss(half.float(), centers.float(), index, **numbers), plain)
 
 
 def test_patch_losses_refuse_no_neighbours() -> None:
@@ -127,7 +139,8 @@ def _slow_ipfl(f: Tensor, c: Tensor, views: int, margin: float, max_rank: int, n
 
 
 @pytest.mark.parametrize(
-    ("images", "max_rank", "nearest"), [(8, 15, 3), (8, 2, 4), (3, 15, 3), (1, 15, 3), (6, 0, 1)]
+    ("images", "max_rank", "nearest"),
+    [(8, 15, 3), (8, 2, 4), (3, 15, 3), (1, 15, 3), (6, 0, 1), (4, 15, 0), (1, 15, 0)],
 )
 def test_ipfl_matches_the_loop(images: int, max_rank: int, nearest: int) -> None:
     features = _random(images * 3, 4).requires_grad_()
@@ -136,6 +149,15 @@ def test_ipfl_matches_the_loop(images: int, max_rank: int, nearest: int) -> None
     theirs = _slow_ipfl(features, centers, 3, 2.0, max_rank, nearest)
     torch.testing.assert_close(mine, theirs)
     torch.testing.assert_close(*(torch.autograd.grad(x, features)[0] for x in (mine, theirs)))
+
+
+def test_ipfl_with_two_equal_centres() -> None:
+    """Centre 2 equals centre 0 and heads its own list all the same, so that a list of one holds it alone."""
+    centers = torch.tensor([[0.0, 0.0], [3.0, 0.0], [0.0, 0.0]], dtype=torch.float64)
+    features = centers + torch.tensor([[0.5, 0.0], [0.0, 0.0], [0.0, 0.5]], dtype=torch.float64)
+    loss = ipfl(features, centers, views=1, margin=1.0, max_rank=15, nearest=1)
+    # view 0 pushes from centre 2, view 2 from centre 0, each as near as its own; view 1 is beyond the margin
+    assert loss.item() == pytest.approx((1 + 0 + 1) / 3)
 
 
 def test_ipfl_at_its_own_centre_has_a_finite_gradient() -> None:

@@ -132,6 +132,15 @@ def test_hardest_takes_the_least_similar_and_the_first_of_equals() -> None:
     torch.testing.assert_close(memory.features, F.normalize(expected))
 
 
+def test_a_broken_feature_spoils_no_other_row() -> None:
+    features = torch.eye(4)[[0, 1, 2]]
+    features[0, 2] = torch.nan
+    for hardest in (False, True):
+        memory = FeatureMemory(3, 4)
+        memory.update(features, torch.tensor([1, 0, 1]), keep=0.5, hardest=hardest)
+        assert memory.features.isnan().any(dim=1).tolist() == [False, True, False]
+
+
 def test_zero_vectors_stay_finite_and_half_features_are_raised() -> None:
     memory = FeatureMemory(3, 4)
     memory.update(torch.zeros(2, 4), torch.tensor([1, 1]), keep=0.0)
