@@ -17,7 +17,10 @@ from engine.roc import Roc
 
 Array = np.ndarray
 AVERAGE_PRECISIONS = ("rectangular", "trapezoidal")
-SORT_FROM = 200  # matches of one query from which a sort of its row is cheaper than a comparison for each
+MOST_COMPARED = (
+    128  # matches of one query beyond which a sort of its row is cheaper than a comparison for each
+)
+LANES = 8 * 255  # flags that are counted together without overflow of a byte
 
 
 @dataclass(frozen=True)
@@ -71,29 +74,50 @@ def count_above(scores: torch.Tensor, rows: Array, columns: Array) -> Array:
     workers = max(1, min(torch.get_num_threads(), len(present)))
 
     def count(worker: int) -> None:
-        scratch = np.empty(values.shape[1], bool)
+        flags = np.empty((MOST_COMPARED, LANES * min(8, -(-values.shape[1] // LANES))), bool)
         for row, start, end in zip(present[worker::workers], starts[worker::workers], ends[worker::workers]):
-            _count_row(values[row], columns[start:end], result[start:end], scratch)
+            _count_row(values[row], columns[start:end], result[start:end], flags)
 
     with ThreadPoolExecutor(workers) as pool:  # numpy compares without holding the interpreter
         list(pool.map(count, range(workers)))
     return result
 
 
-def _count_row(row: Array, columns: Array, result: Array, scratch: Array) -> None:
-    if len(columns) >= SORT_FROM:
+def _count_row(row: Array, columns: Array, result: Array, flags: Array) -> None:
+    chosen = row[columns]  # [M]
+    near = np.flatnonzero(row >= chosen.min())  # nothing else can stand above one of them
+    if 2 * len(near) < len(row):
+        row, columns = row[near], np.searchsorted(near, columns)
+    if len(columns) > MOST_COMPARED:
         ordered = np.sort(row)
-        chosen = row[columns]
         result[:] = len(row) - np.searchsorted(ordered, chosen, "right")
-        tied = result + np.searchsorted(ordered, chosen, "left") < len(row) - 1
-        for i in np.flatnonzero(tied):
-            result[i] += np.count_nonzero(row[: columns[i]] == chosen[i])
-        return
-    for i, column in enumerate(columns.tolist()):
-        score = row[column]
-        np.greater_equal(row[:column], score, out=scratch[:column])
-        np.greater(row[column:], score, out=scratch[column:])
-        result[i] = np.count_nonzero(scratch)
+        at_least = len(row) - np.searchsorted(ordered, chosen, "left")
+    else:
+        result[:], at_least = _compare(row, chosen, flags[: len(columns)])
+    for i in np.flatnonzero(at_least - result > 1):  # another entry has the same score
+        result[i] += np.count_nonzero(row[: columns[i]] == chosen[i])
+
+
+def _compare(row: Array, chosen: Array, flags: Array) -> tuple[Array, Array]:
+    """Entries of a row above, and not below, each of [M] scores."""
+    above, at_least = np.zeros((2, len(chosen)), np.int64)
+    width = min(flags.shape[1], -(-len(row) // LANES) * LANES)
+    flags = flags[:, :width]
+    for left in range(0, len(row), width):
+        part = row[left : left + width]
+        flags[:, len(part) :] = False
+        np.greater(part, chosen[:, None], out=flags[:, : len(part)])
+        above += _count_true(flags)
+        np.greater_equal(part, chosen[:, None], out=flags[:, : len(part)])
+        at_least += _count_true(flags)
+    return above, at_least
+
+
+def _count_true(flags: Array) -> Array:
+    """True entries of each row of [M, a multiple of LANES] flags: eight at a time, as bytes of 64-bit sums."""
+    eights = flags.view(np.uint64)
+    sums = np.add.reduceat(eights, np.arange(0, eights.shape[1], LANES // 8), axis=1)  # each byte at most 255
+    return sums.view(np.uint8).sum(1, dtype=np.int64)
 
 
 def _count_on_device(scores: torch.Tensor, rows: Array, columns: Array) -> Array:

@@ -88,7 +88,7 @@ def evaluate(
         ap: ``rectangular`` (precision at each match) or ``trapezoidal`` (Market-1501's own code).
         ranks: of the CMC curve, from 1; beyond the end of a small gallery the curve is flat.
         metric: ``cosine`` or ``euclidean``.
-        chunk_mb: memory for scores in MiB; at least 256 queries (on a GPU 1024) are scored together.
+        chunk_mb: memory for scores in MiB; at least 512 queries (on a GPU 1024) are scored together.
         device: that computes; None: where the features lie.
         camera_pairs: also give the table of query camera x gallery camera.
         roc: false positive rates for which true positive rates are wanted; True: 1e-4, 1e-3, 1e-2.

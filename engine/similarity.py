@@ -13,7 +13,7 @@ import torch
 
 from engine.errors import InputError
 
-TILES = {"cpu": (256, 1024), "cuda": (1024, 8192)}  # queries x gallery images of one product
+TILES = {"cpu": (512, 1024), "cuda": (1024, 8192)}  # queries x gallery images of one product
 METRICS = ("cosine", "euclidean")
 
 
