@@ -69,6 +69,7 @@ def build(cfg: CfgNode, data: Data) -> Method:
     optimizer = build_optimizer(cfg, bare.backbone.parameters(), new)
     if pretrain:
         optimizer.add_param_group({"params": list(bare.generator.parameters()), "lr": options.GENERATOR_LR})
+        optimizer.param_groups.insert(0, optimizer.param_groups.pop())  # the log shows the last group's rate
     scheduler = build_scheduler(cfg, optimizer)
     state = {"model": network, "optimizer": optimizer, "scaler": precision.scaler, "scheduler": scheduler}
 

@@ -139,12 +139,12 @@ class Learner:
     ) -> dict[str, Tensor]:
         """Joint training: one step on the mean loss of all sources; a source's graph is freed before the next's."""
         params = dict(self.network.named_parameters())
-        share = self.loss_scale() / len(images)
+        scale = self.loss_scale()
         grads, losses = [torch.zeros_like(p) for p in params.values()], []
         for name in images:
             loss = self.loss(name, images[name], pids[name])
             found = torch.autograd.grad(
-                loss * share, list(params.values()), allow_unused=True, materialize_grads=True
+                loss * scale / len(images), list(params.values()), allow_unused=True, materialize_grads=True
             )
             grads = [total + g for total, g in zip(grads, found)]
             losses.append(loss.detach())

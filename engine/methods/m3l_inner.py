@@ -102,11 +102,10 @@ def meta_gradient(
     """
     names, leaves = list(params), list(params.values())
     factor = torch.ones((), device=leaves[0].device) if scale is None else scale
-    share = factor / len(train)
     first, graphs, losses = [torch.zeros_like(p) for p in leaves], [], []
     for domain in train:
         loss = domain()
-        grads = _gradients(loss * share, leaves, keep=not again)
+        grads = _gradients(loss * factor / len(train), leaves, keep=not again)
         first = [total + g.detach() for total, g in zip(first, grads)]
         graphs += [] if again else [grads]
         losses.append(loss.detach())
@@ -118,7 +117,7 @@ def meta_gradient(
     moved = inner(start, {name: g.requires_grad_() for name, g in zip(names, slopes)})
     trial = {name: moved[name].detach().requires_grad_() for name in names}
     test_loss = test(trial)
-    pull = average(list(_gradients(test_loss * (factor * test_weight), list(trial.values()), keep=False)))
+    pull = average(list(_gradients(test_loss * factor * test_weight, list(trial.values()), keep=False)))
     wanted = [*slopes, *start.values()] if full else slopes
     through = _pull_back([moved[name] for name in names], wanted, pull)
     push, direct = through[: len(names)], through[len(names) :]
@@ -128,7 +127,7 @@ def meta_gradient(
     push = push if scale is None else [v / length for v in push]
     curved = [torch.zeros_like(p) for p in leaves]
     for i in range(len(train)):
-        grads = _gradients(again[i]() * share, leaves, keep=True) if again else graphs.pop()
+        grads = _gradients(again[i]() * factor / len(train), leaves, keep=True) if again else graphs.pop()
         curved = [total + h for total, h in zip(curved, _pull_back(list(grads), leaves, push))]
         del grads
     curved = [h * (length / factor) for h in average(curved)]
