@@ -21,6 +21,7 @@ from engine.method import Method
 from engine.methods import disentangle
 from modeling.disentangler import Disentangler
 from modeling.weights import read_checkpoint
+from tests.no_sync import NoSync
 from tests.ranks import run_ranks
 from tests.tiny import CPU, differences, overrides, train
 
@@ -133,6 +134,18 @@ def test_the_source_phase_uses_the_source_alone(domains: Path, tmp_path: Path) -
         assert set(method.train_step(at(2, 2), next(streams))) == TERMS | {"loss"}
     assert not all(torch.equal(before[k], net.state_dict()[k]) for k in buffers)
     assert method.milestones == {1: "direct transfer"}
+
+
+@pytest.mark.parametrize("variant", ["pose", "arn"])
+def test_step_never_waits_for_the_device(domains: Path, tmp_path: Path, variant: str) -> None:
+    more = ["SOLVER.OPTIMIZER", "sgd", "DISENTANGLE.SOURCE_EPOCHS", "1", "DISENTANGLE.VARIANT", variant]
+    plain, _ = build(domains, tmp_path)
+    data, method = build(domains, tmp_path, *more, *masks(tmp_path, plain))
+    with data.streams as streams:
+        for epoch in (1, 2):
+            batches = next(streams)
+            with NoSync():
+                method.train_step(at(epoch, epoch), batches)
 
 
 def test_it_learns_to_draw_and_to_tell_people_apart(domains: Path, tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ from losses.disentangle import mmd
 from losses.invariance import exemplar_invariance
 from modeling.ecn import ECNNet
 from modeling.weights import read_checkpoint
+from tests.no_sync import NoSync
 from tests.ranks import run_ranks
 from tests.tiny import CPU, differences, overrides, train
 
@@ -110,6 +111,16 @@ def test_memory_starts_at_zero_and_the_source_phase_leaves_it(domains: Path, tmp
     assert set(told) == {"loss", "id", "invariance"}
     assert method.state["memory"].features.any(dim=1).sum() == 8  # the rows of the batch
     assert method.milestones == {1: "direct transfer"}
+
+
+def test_step_never_waits_for_the_device(domains: Path, tmp_path: Path) -> None:
+    more = ["SOLVER.OPTIMIZER", "sgd", "ECN.MMD", "true"]  # Adam reads its step count, which lies on the CPU
+    _, data, method = build(domains, tmp_path, *more)
+    with data.streams as streams:
+        for epoch in (1, 2):
+            batches = next(streams)
+            with NoSync():
+                method.train_step(at(epoch, epoch), batches)
 
 
 def test_frozen_parameters_are_not_optimised(domains: Path, tmp_path: Path) -> None:
