@@ -6,7 +6,6 @@ above it: those with a greater score, and those with an equal score that stand e
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -14,6 +13,7 @@ import numpy as np
 import torch
 
 from engine.roc import Roc
+from engine.shares import Shares
 
 Array = np.ndarray
 AVERAGE_PRECISIONS = ("rectangular", "trapezoidal")
@@ -209,8 +209,9 @@ class Tally:
         if self.roc is not None:
             self.roc.add(scores, found, places)
 
-    def reduce(self, total: Callable[[Array], Array]) -> None:
-        """Join what several processes scored, each its own queries; ``total`` sums an array over them."""
-        for values in filter(lambda v: v is not None, (self.measures, self.by_camera)):
-            scored = total((~np.isnan(values)).astype(np.float64))
-            values[:] = np.where(scored > 0, total(np.nan_to_num(values)), np.nan)
+    def reduce(self, shares: Shares) -> None:
+        """Join what several processes scored, each its own queries."""
+        for values in (self.measures, self.by_camera):
+            if values is not None:
+                scored = shares.total((~np.isnan(values)).astype(np.float64))
+                values[:] = np.where(scored > 0, shares.total(np.nan_to_num(values)), np.nan)

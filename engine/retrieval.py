@@ -7,13 +7,13 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-import torch.distributed as dist
 
 from engine.errors import InputError
 from engine.features import Features, prepare
 from engine.log import Bar
 from engine.neighbors import expand
 from engine.ranking import AVERAGE_PRECISIONS, Tally
+from engine.shares import Shares
 from engine.similarity import blocks
 
 Array = np.ndarray
@@ -105,26 +105,20 @@ def evaluate(
     ready = prepare(query, gallery, metric=metric, device=device)
     rates = ROC_RATES if roc is True else tuple(roc or ())
     tally = Tally(ready.labels, ap=ap, cameras=camera_pairs, roc=rates)
-    rank, world = (dist.get_rank(), dist.get_world_size()) if distributed else (0, 1)
+    shares = Shares.of(distributed)
     if aqe:
         ready = replace(
             ready, query=expand(ready.query, ready.gallery, aqe, metric=metric, chunk_mb=chunk_mb)
         )
-    start, stop = share(len(ready.query), ready.query.tile_rows, rank, world)
+    start, stop = shares.bounds(len(ready.query), ready.query.tile_rows)
     if len(ready.gallery) and start < stop:
-        bar = Bar(stop - start, "scores", enabled=progress and rank == 0)
+        bar = Bar(stop - start, "scores", enabled=progress and shares.rank == 0)
         options = {"metric": metric, "comparable": bool(rates), "chunk_mb": chunk_mb}
         for first, block in blocks(ready.query, ready.gallery, start=start, stop=stop, **options):
             tally.add(first, block)
             bar.update(len(block))
         bar.close()
-    return summary(tally, ranks, distributed)
-
-
-def share(queries: int, tile: int, rank: int, world: int) -> tuple[int, int]:
-    """First and last query of a rank's contiguous share, in whole tiles."""
-    tiles = -(-queries // tile)
-    return min(queries, tiles * rank // world * tile), min(queries, tiles * (rank + 1) // world * tile)
+    return summary(tally, ranks, shares)
 
 
 def check_options(ap: str, ranks: Sequence[int], roc: bool | Sequence[float]) -> None:
@@ -136,15 +130,14 @@ def check_options(ap: str, ranks: Sequence[int], roc: bool | Sequence[float]) ->
         raise InputError(f"false positive rates {list(roc)} must lie between 0 and 1")
 
 
-def summary(tally: Tally, ranks: Sequence[int], distributed: bool = False) -> Retrieval:
+def summary(tally: Tally, ranks: Sequence[int], shares: Shares) -> Retrieval:
     """Means over the scored queries of a finished tally, on all ranks."""
-    total, gather = (_total, _gather) if distributed else (np.asarray, np.asarray)
-    tally.reduce(total)
+    tally.reduce(shares)
     ap, inp, first = tally.measures.T
     scored = ~np.isnan(ap)
     some = bool(scored.any())
     cmc = [np.mean(first[scored] < rank) if some else np.nan for rank in ranks]
-    roc = tally.roc.result(total, gather) if tally.roc else ()
+    roc = tally.roc.result(shares) if tally.roc else ()
     return Retrieval(
         ap=tally.ap,
         mAP=float(ap[scored].mean()) if some else float("nan"),
@@ -173,16 +166,3 @@ def _camera_pairs(tally: Tally) -> CameraPairs:
     return CameraPairs(
         torch.from_numpy(cameras), torch.from_numpy(tally.cameras), mean, rank1, queries.long()
     )
-
-
-def _total(values: Array) -> Array:
-    device = "cuda" if dist.get_backend() == "nccl" else "cpu"
-    tensor = torch.from_numpy(values).to(device)
-    dist.all_reduce(tensor)
-    return tensor.cpu().numpy()
-
-
-def _gather(values: Array) -> Array:
-    parts: list[Array] = [values] * dist.get_world_size()
-    dist.all_gather_object(parts, values)
-    return np.concatenate(parts)

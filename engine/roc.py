@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 import torch
+
+from engine.shares import Shares
 
 Array = np.ndarray
 
@@ -49,19 +49,14 @@ class Roc:
             self._bound = values.min()
         self._wrong, self._size = [values], len(values)
 
-    def result(self, total: Callable[[Array], Array], gather: Callable[[Array], Array]) -> tuple[float, ...]:
-        """True positive rate at each false positive rate; NaN without a match or without a wrong pair.
-
-        Args:
-            total: sums an array over the processes that share the queries.
-            gather: joins their arrays [n_r].
-        """
+    def result(self, shares: Shares) -> tuple[float, ...]:
+        """True positive rate at each false positive rate over all ranks; NaN without a match or a wrong pair."""
         self._shrink()
-        wrong = np.sort(gather(self._wrong[0]))[::-1]
+        wrong = np.sort(shares.gather(self._wrong[0]))[::-1]
         matches = np.concatenate(self._matches)
-        count = int(total(np.array([float(self._count)]))[0])
-        positives = int(total(np.array([float(len(matches))]))[0])
+        count = int(shares.total(np.array([float(self._count)]))[0])
+        positives = int(shares.total(np.array([float(len(matches))]))[0])
         if not count or not positives:
             return (float("nan"),) * len(self.rates)
         passed = [np.sum(matches > wrong[int(rate * count + 1e-6)]) for rate in self.rates]
-        return tuple((total(np.array(passed, np.float64)) / positives).tolist())
+        return tuple((shares.total(np.array(passed, np.float64)) / positives).tolist())

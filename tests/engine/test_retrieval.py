@@ -8,13 +8,16 @@ import time
 import numpy as np
 import pytest
 import torch
+from ignite.engine import Engine
 from torch.nn import functional as F
 
 from engine import similarity
 from engine.errors import InputError
+from engine.metric import RetrievalMetric
 from engine.ranking import MOST_COMPARED, _count_on_device, count_above
 from engine.retrieval import Features, Retrieval, evaluate
 from engine.roc import Roc
+from engine.shares import Shares
 from tests.golden_arrays import relative, settings
 from tests.ranks import run_ranks
 
@@ -212,10 +215,8 @@ def test_two_ranks_give_the_result_of_one(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_share_covers_each_query_once() -> None:
-    from engine.retrieval import share
-
     for queries, world in ((3368, 8), (5, 4), (256, 2), (1, 3), (11659, 5)):
-        bounds = [share(queries, 256, r, world) for r in range(world)]
+        bounds = [Shares(r, world).bounds(queries, 256) for r in range(world)]
         assert [i for a, b in bounds for i in range(a, b)] == list(range(queries))
 
 
@@ -355,7 +356,7 @@ def test_roc_forgets_nothing_it_needs() -> None:
     for block in blocks:
         roc.add(block, rows, columns)
     expected = float((matches > everything[len(everything) // 2]).double().mean())
-    assert roc.result(np.asarray, np.asarray) == (expected,)
+    assert roc.result(Shares()) == (expected,)
 
 
 def test_query_expansion_by_hand() -> None:
@@ -397,3 +398,58 @@ def test_no_distance_matrix_is_held() -> None:
         assert block.untyped_storage().nbytes() <= 512 * 4 * 220_000
     assert sum(rows for rows, _ in shapes) == 1500
     assert time.monotonic() - start < 60
+
+
+# ---------------------------------------------------------------- as an ignite metric
+
+
+def _run_metric(rank: int, world: int) -> tuple[dict[str, float], Retrieval]:
+    """Every rank sees a part of the images, of unequal size; the joined order is the original one."""
+    similarity.TILES["cpu"] = (8, 1024)
+    parts = [
+        clustered(50, 12, people=12, cameras=3, seed=3),
+        clustered(101, 12, people=12, cameras=3, seed=4, junk=True),
+    ]
+    batches = []
+    for is_query, part in zip((True, False), parts):
+        own = torch.arange(len(part)).tensor_split(world)[rank]
+        for rows in own.split(7):
+            flags = torch.full((len(rows),), is_query)
+            batches.append((part.vectors[rows], part.pids[rows], part.cams[rows], flags))
+    engine = Engine(
+        lambda _, batch: dict(zip(("vectors", "pids", "cams", "is_query", "more"), (*batch, None)))
+    )
+    metric = RetrievalMetric(ranks=(1, 5), ap="trapezoidal")
+    metric.attach(engine, "target")
+    state = engine.run(batches)
+    assert state.metrics["mAP"] == state.metrics["target"]["mAP"]
+    assert metric.result is not None
+    return state.metrics["target"], metric.result
+
+
+@pytest.mark.ddp
+def test_metric_on_an_engine_and_on_two_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(similarity.TILES, "cpu", (8, 1024))
+    query, gallery = (
+        clustered(50, 12, people=12, cameras=3, seed=3),
+        clustered(101, 12, people=12, cameras=3, seed=4, junk=True),
+    )
+    expected = evaluate(query, gallery, ap="trapezoidal", ranks=(1, 5))
+    values, result = _run_metric(0, 1)
+    assert values == {
+        "mAP": expected.mAP,
+        "mINP": expected.mINP,
+        "rank1": expected.cmc[0],
+        "rank5": expected.cmc[1],
+    }
+    same(result, expected)
+    for values, result in run_ranks(_run_metric, 2):
+        assert values["mAP"] == pytest.approx(expected.mAP)
+        same(result, expected)
+
+
+def test_metric_refuses_a_wrong_update() -> None:
+    with pytest.raises(InputError, match="is not"):
+        RetrievalMetric().update((torch.ones(2, 3), torch.ones(2), torch.ones(3), torch.ones(2)))
+    with pytest.raises(InputError, match="no features"):
+        RetrievalMetric().compute()
