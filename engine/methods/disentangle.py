@@ -25,8 +25,6 @@ from losses.disentangle import contrastive, masked_l2, mmd, orthogonality, recon
 from modeling.backbones import Backbone, TinyBackbone, build_backbone
 from modeling.disentangler import ANY, Disentangler, Parts, build_decoder
 
-TERMS = ("cls", "rec", "dif", "app", "ctr", "mmd")
-
 
 def build_extractor(cfg: CfgNode) -> nn.Module:
     """The identity encoder with its pooling, with weights still to be loaded."""
@@ -64,7 +62,7 @@ def build(cfg: CfgNode, data: Data) -> Method:
     optimizer = build_optimizer(cfg, encoders, [*bare.decoder.parameters(), *bare.classifier.parameters()])
     scheduler = build_scheduler(cfg, optimizer)
     state = {"model": network, "optimizer": optimizer, "scaler": precision.scaler, "scheduler": scheduler}
-    weights = {name: getattr(settings, f"{name.upper()}_WEIGHT") for name in TERMS}
+    weights = term_weights(settings)
     sources = data.batch_size // ranks.world  # S
     partners = next_of_identity(sources, cfg.DATALOADER.INSTANCES).to(ranks.device)
     itself = torch.arange(sources, 2 * sources, device=ranks.device)
@@ -101,6 +99,18 @@ def build(cfg: CfgNode, data: Data) -> Method:
     if settings.SOURCE_EPOCHS and target is not None:
         milestones[settings.SOURCE_EPOCHS] = "direct transfer"
     return Method(train_step, bare, state, scheduler, milestones=milestones, pictures=pictures)
+
+
+def term_weights(settings: CfgNode) -> dict[str, float]:
+    """The weight of every loss by the name under which the step tells it."""
+    return {
+        "cls": settings.CLS_WEIGHT,
+        "rec": settings.REC_WEIGHT,
+        "dif": settings.DIF_WEIGHT,
+        "app": settings.APP_WEIGHT,
+        "ctr": settings.CTR_WEIGHT,
+        "mmd": settings.MMD_WEIGHT,
+    }
 
 
 def source_terms(
