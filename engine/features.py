@@ -45,9 +45,21 @@ class Prepared:
 
 
 def prepare(
-    query: Features, gallery: Features, *, metric: str, device: torch.device | str | None = None
+    query: Features,
+    gallery: Features,
+    *,
+    metric: str,
+    normalize: bool = False,
+    device: torch.device | str | None = None,
 ) -> Prepared:
-    """Check both sets and drop the junk of the gallery."""
+    """Check both sets and drop the junk of the gallery.
+
+    Args:
+        normalize: vectors count as if brought to length 1, as they always do with the cosine metric.
+
+    Raises:
+        InputError: whatever does not fit, in one line.
+    """
     if metric not in METRICS:
         raise InputError(f"metric {metric!r} does not exist: choose {' or '.join(METRICS)}")
     for name, features in (("query", query), ("gallery", gallery)):
@@ -69,8 +81,9 @@ def prepare(
     keep = None if bool(real.all()) else real.nonzero().flatten()
     device = gallery.vectors.device if device is None else device
     dtype = product_type(device, query.vectors, gallery.vectors)
+    unit = normalize or metric == "cosine"
     rows = [
-        Rows(features.vectors, name=_namer(name, features), keep=kept, device=device, dtype=dtype)
+        Rows(features.vectors, unit=unit, keep=kept, name=_namer(name, features), device=device, dtype=dtype)
         for name, features, kept in (("query", query, None), ("gallery", gallery, keep))
     ]
     labels = Labels(_labels(query, slice(None)), _labels(gallery, slice(None) if keep is None else keep))

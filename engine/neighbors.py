@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 
-from engine.similarity import Rows, blocks, inverse_root
+from engine.log import Bar
+from engine.shares import ALONE, Shares
+from engine.similarity import Rows, blocks
 
 
 def largest(scores: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -50,12 +53,59 @@ def expand(queries: Rows, gallery: Rows, count: int, *, metric: str, chunk_mb: f
     for start, block in blocks(queries, gallery, metric=metric, chunk_mb=chunk_mb):
         _, nearest = largest(block, count)
         for rows, columns in zip(torch.arange(start, start + len(block)).split(256), nearest.split(256)):
-            own, others = (
-                queries[rows],
-                gallery[columns.flatten()].view(*columns.shape, -1),
-            )  # [q, D], [q, count, D]
-            if metric == "cosine":
-                own = own * inverse_root(queries.squares[rows])[:, None]
-                others = others * inverse_root(gallery.squares[columns])[..., None]
-            expanded.append((own + others.sum(1)) / (1 + count))
-    return Rows(torch.cat(expanded), dtype=queries.dtype)
+            others = gallery[columns.flatten()].view(*columns.shape, -1)  # [q, count, D]
+            expanded.append((queries[rows] + others.sum(1)) / (1 + count))
+    return Rows(torch.cat(expanded), unit=queries.scale is not None, dtype=queries.dtype)
+
+
+def nearest_points(
+    points: Rows, count: int, *, chunk_mb: float = 256, shares: Shares = ALONE, progress: bool = False
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Each point's nearest points by Euclidean distance, itself first, and the distance of its farthest point.
+
+    Args:
+        points: N.
+        count: neighbours wanted, the point itself included; at most N.
+        shares: the ranks share the points; all get the whole result.
+
+    Returns:
+        Indices [N, count] int64 and squared distances [N], on the CPU.
+    """
+    index = np.zeros((len(points), count), np.int64)
+    farthest = np.zeros(len(points), np.float64)
+    start, stop = shares.bounds(len(points), points.tile_rows)
+    bar = Bar(stop - start, "re-ranking, nearest neighbours", enabled=progress)
+    options = {"metric": "euclidean", "comparable": True, "chunk_mb": chunk_mb, "start": start, "stop": stop}
+    for first, block in blocks(points, points, **options) if start < stop else ():
+        own = torch.arange(len(block), device=block.device)
+        rows = slice(first, first + len(block))
+        farthest[rows] = block.amin(1).neg().clamp_min(0).cpu().numpy()
+        block[own, first + own] = torch.inf  # an exact copy may not come before the point itself
+        index[rows] = largest(block, count)[1].cpu().numpy()
+        bar.update(len(block))
+    bar.close()
+    return torch.from_numpy(shares.total(index)), torch.from_numpy(shares.total(farthest))
+
+
+def squared_distances(
+    points: Rows, one: torch.Tensor, other: torch.Tensor, *, progress: bool = False
+) -> torch.Tensor:
+    """Squared Euclidean distances of chosen pairs of points, by subtraction.
+
+    Args:
+        one, other: [P] indices.
+
+    Returns:
+        [P] on the CPU.
+    """
+    size = (
+        256 if points.device.type == "cpu" else 65536
+    )  # pairs at a time; on the CPU they fit into the cache
+    bar = Bar(len(one), "re-ranking, distances of neighbours", enabled=progress)
+    result = torch.empty(len(one), dtype=points.dtype)
+    for left in range(0, len(one), size):
+        pairs = slice(left, left + size)
+        result[pairs] = (points[one[pairs]] - points[other[pairs]]).square().sum(1).cpu()
+        bar.update(size)
+    bar.close()
+    return result

@@ -103,7 +103,7 @@ def evaluate(
     """
     check_options(ap, ranks, roc)
     ready = prepare(query, gallery, metric=metric, device=device)
-    rates = ROC_RATES if roc is True else tuple(roc or ())
+    rates = rates_of(roc)
     tally = Tally(ready.labels, ap=ap, cameras=camera_pairs, roc=rates)
     shares = Shares.of(distributed)
     if aqe:
@@ -128,6 +128,10 @@ def check_options(ap: str, ranks: Sequence[int], roc: bool | Sequence[float]) ->
         raise InputError(f"ranks {list(ranks)} must be one or more numbers from 1 on")
     if not isinstance(roc, bool) and not all(0 < rate < 1 for rate in roc):
         raise InputError(f"false positive rates {list(roc)} must lie between 0 and 1")
+
+
+def rates_of(roc: bool | Sequence[float]) -> tuple[float, ...]:
+    return ROC_RATES if roc is True else tuple(roc or ())
 
 
 def summary(tally: Tally, ranks: Sequence[int], shares: Shares) -> Retrieval:

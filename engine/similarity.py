@@ -42,10 +42,15 @@ class Rows:
 
     Args:
         parts: one or more matrices [n, D].
-        name: of the image in a row of the parts, for error messages.
+        unit: the rows count as if brought to length 1 (zero rows stay zero).
         keep: rows to keep, ascending; None keeps all.
+        name: of the image in a row of the parts, for error messages.
         device: where the products are computed; None: where the first part lies.
         dtype: of the products, see ``product_type``.
+
+    Attributes:
+        scale: [N] one over the length of each row as stored, if unit.
+        squares: [N] squared lengths.
 
     Raises:
         InputError: a row with NaN or infinite values.
@@ -54,8 +59,9 @@ class Rows:
     def __init__(
         self,
         *parts: torch.Tensor,
-        name: Callable[[int], str] = "row {}".format,
+        unit: bool = False,
         keep: torch.Tensor | None = None,
+        name: Callable[[int], str] = "row {}".format,
         device: torch.device | str | None = None,
         dtype: torch.dtype = torch.float32,
     ) -> None:
@@ -64,8 +70,8 @@ class Rows:
         self.device = torch.device(device) if device is not None else parts[0].device
         self.dtype = dtype
         self.tile_rows, self.tile_columns = TILES.get(self.device.type, TILES["cuda"])
-        self.squares = torch.cat(  # [N] squared lengths
-            [self[a : a + 512].square().sum(1) for a in range(0, max(len(self), 1), 512)]
+        self.squares = torch.cat(
+            [self.raw(a, a + 512).square().sum(1) for a in range(0, max(len(self), 1), 512)]
         )
         wrong = (~self.squares.isfinite()).nonzero().flatten().tolist()
         if wrong:
@@ -75,29 +81,34 @@ class Rows:
                 f"features of {name(row)}{more} are NaN, infinite or above 1e18: "
                 "check the weights, or extract in float32"
             )
+        self.scale = torch.where(self.squares > 0, self.squares.rsqrt(), 0) if unit else None
+        if unit:
+            self.squares = (self.squares > 0).to(dtype)
 
     def __len__(self) -> int:
         return sum(map(len, self.parts)) if self.keep is None else len(self.keep)
 
-    def __getitem__(self, index: slice | torch.Tensor) -> torch.Tensor:
-        """Rows of a slice with two ends, or of an index [n], as [n, D]."""
-        if isinstance(index, slice):
-            if self.keep is None:
-                return self._slice(index.start, min(index.stop, len(self)))
-            index = torch.arange(index.start, min(index.stop, len(self)), device=self.keep.device)
-        index = index.to(self.parts[0].device)
-        index = index if self.keep is None else self.keep[index]
-        if len(self.parts) == 1:
-            return self.parts[0][index].to(self.device, self.dtype)
-        out = torch.empty(len(index), self.parts[0].shape[1], dtype=self.dtype, device=self.device)
-        start = 0
-        for part in self.parts:
-            here = (index >= start) & (index < start + len(part))
-            out[here.to(self.device)] = part[index[here] - start].to(self.device, self.dtype)
-            start += len(part)
-        return out
+    def above(self, other: Rows) -> Rows:
+        """These rows and, below them, other rows of the same kind."""
+        keep = None
+        if self.keep is not None or other.keep is not None:
+            first, second = (
+                torch.arange(sum(map(len, r.parts))) if r.keep is None else r.keep for r in (self, other)
+            )
+            keep = torch.cat([first, second.to(first.device) + sum(map(len, self.parts))])
+        unit = self.scale is not None
+        return Rows(*self.parts, *other.parts, unit=unit, keep=keep, device=self.device, dtype=self.dtype)
 
-    def _slice(self, first: int, last: int) -> torch.Tensor:
+    def __getitem__(self, index: torch.Tensor) -> torch.Tensor:
+        """Chosen rows [n, D]."""
+        rows = self._take(index)
+        return rows if self.scale is None else rows * self.scale[index][:, None]
+
+    def raw(self, first: int, last: int) -> torch.Tensor:
+        """Rows of a range, of whatever length they are stored [n, D]."""
+        last = min(last, len(self))
+        if self.keep is not None:
+            return self._take(torch.arange(first, last))
         pieces, start = [], 0
         for part in self.parts:
             piece = part[max(first - start, 0) : max(last - start, 0)]
@@ -105,6 +116,19 @@ class Rows:
                 pieces.append(piece.to(self.device, self.dtype))
             start += len(part)
         return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
+
+    def _take(self, index: torch.Tensor) -> torch.Tensor:
+        index = index.to(self.parts[0].device)
+        index = index if self.keep is None else self.keep[index]
+        if len(self.parts) == 1:
+            return self.parts[0][index].to(self.device, self.dtype)
+        out = torch.empty(len(index), self.parts[0].shape[1], dtype=self.dtype, device=self.device)
+        start = 0
+        for part in self.parts:
+            here = ((index >= start) & (index < start + len(part))).nonzero().flatten()
+            out[here.to(self.device)] = part[index[here] - start].to(self.device, self.dtype)
+            start += len(part)
+        return out
 
 
 def duplicates(rows: Rows) -> tuple[torch.Tensor, torch.Tensor]:
@@ -115,7 +139,7 @@ def duplicates(rows: Rows) -> tuple[torch.Tensor, torch.Tensor]:
     Returns:
         Two indices [n]: the repetitions, and for each the first row equal to it.
     """
-    head = torch.cat([_hashes(rows[a : a + 4096][:, :32]) for a in range(0, len(rows), 4096)])
+    head = torch.cat([_hashes(rows.raw(a, a + 4096)[:, :32]) for a in range(0, len(rows), 4096)])
     _, group, size = head.unique(return_inverse=True, return_counts=True)
     maybe = (size[group] > 1).nonzero().flatten()  # a few, as a rule
     if not len(maybe):
@@ -153,7 +177,7 @@ def blocks(
     """Scores against the whole gallery, larger is nearer, a block of queries after the other.
 
     Args:
-        metric: ``cosine``, or ``euclidean``: minus the squared distance.
+        metric: ``cosine`` (of unit rows), or ``euclidean``: minus the squared distance.
         comparable: between queries, too. Without it each query has a scale (cosine) or an offset (Euclidean) of its
             own: the same ranking with one rounding less.
         chunk_mb: MiB of a block; it holds at least one tile's queries.
@@ -169,34 +193,31 @@ def blocks(
     later, first = duplicates(gallery)
     out = torch.empty(step, len(gallery), dtype=gallery.dtype, device=gallery.device)
     for left in range(start, stop, step):
-        block = _scores(queries, gallery, slice(left, min(left + step, stop)), metric, comparable, out)
+        block = out[: min(step, stop - left)]
+        with full_precision(gallery.device):
+            _fill(block, queries, gallery, left, metric, comparable)
         if len(later):
             block[:, later] = block[:, first]
         yield left, block
 
 
-def _scores(
-    queries: Rows, gallery: Rows, chosen: slice, metric: str, comparable: bool, out: torch.Tensor
-) -> torch.Tensor:
-    block, own = queries[chosen], queries.squares[chosen, None]  # [q, D], [q, 1]
-    out = out[: len(block)]
-    with full_precision(gallery.device):
-        for left in range(0, len(gallery), gallery.tile_columns):
-            columns = gallery[left : left + gallery.tile_columns].T  # [D, c]
-            squares = gallery.squares[left : left + gallery.tile_columns]
-            for top in range(0, len(block), queries.tile_rows):
-                rows = slice(top, top + queries.tile_rows)
-                tile = out[rows, left : left + gallery.tile_columns]
-                torch.mm(block[rows], columns, out=tile)
-                if metric == "cosine":
-                    tile.mul_(inverse_root(squares))
-                else:
-                    tile.mul_(2).sub_(squares)
-                if comparable:
-                    tile.mul_(inverse_root(own[rows])) if metric == "cosine" else tile.sub_(own[rows])
-    return out
-
-
-def inverse_root(squares: torch.Tensor) -> torch.Tensor:
-    """1 / length; 0 for a zero vector, whose cosine is therefore 0."""
-    return torch.where(squares > 0, squares.rsqrt(), 0)
+def _fill(
+    block: torch.Tensor, queries: Rows, gallery: Rows, start: int, metric: str, comparable: bool
+) -> None:
+    own = queries.raw(start, start + len(block))  # [q, D]
+    for left in range(0, len(gallery), gallery.tile_columns):
+        columns = slice(left, left + gallery.tile_columns)
+        others = gallery.raw(columns.start, columns.stop).T  # [D, c]
+        for top in range(0, len(block), queries.tile_rows):
+            rows = slice(top, top + queries.tile_rows)
+            here = slice(start + top, min(start + top + queries.tile_rows, start + len(block)))
+            tile = block[rows, columns]
+            torch.mm(own[rows], others, out=tile)
+            if gallery.scale is not None:
+                tile.mul_(gallery.scale[columns])
+            if queries.scale is not None and (comparable or metric == "euclidean"):
+                tile.mul_(queries.scale[here, None])
+            if metric == "euclidean":
+                tile.mul_(2).sub_(gallery.squares[columns])
+            if metric == "euclidean" and comparable:
+                tile.sub_(queries.squares[here, None])

@@ -13,7 +13,9 @@ from torch.nn import functional as F
 
 from engine import similarity
 from engine.errors import InputError
+from engine.features import prepare
 from engine.metric import RetrievalMetric
+from engine.neighbors import expand
 from engine.ranking import MOST_COMPARED, _count_on_device, count_above
 from engine.retrieval import Features, Retrieval, evaluate
 from engine.roc import Roc
@@ -360,23 +362,20 @@ def test_roc_forgets_nothing_it_needs() -> None:
 
 
 def test_query_expansion_by_hand() -> None:
-    """The query (1, 0) becomes its mean with its nearest image, which lies 60 degrees away."""
-    root = math.sqrt(3) / 2
-    gallery = make([[1.0, 2 * root], [root, -0.8], [0.2, 1.0]], [8, 7, 9], [2, 2, 2])
+    """The mean of the query and its nearest images, as unit vectors with the cosine metric."""
+    gallery = make([[9.0, 1.0], [0.9, -0.8], [0.2, 1.0]], [8, 7, 9], [2, 2, 2])
     query = make([[3.0, 0.0]], [7], [1])
-    gallery.vectors[0] = torch.tensor([0.9, 0.1])
-    assert evaluate(query, gallery).mAP == pytest.approx(1 / 2)
-    from engine.features import prepare
-    from engine.neighbors import expand
-
     ready = prepare(query, gallery, metric="cosine")
     for count in (1, 2, 5):
-        nearest = F.normalize(gallery.vectors[[0, 1, 2]][:count])
+        nearest = F.normalize(gallery.vectors[:count])
         expected = (F.normalize(query.vectors) + nearest.sum(0)) / (1 + len(nearest))
         found = expand(ready.query, ready.gallery, count, metric="cosine")
-        assert torch.allclose(found[0:1], expected, atol=1e-6)
+        assert torch.allclose(found.raw(0, 1), expected, atol=1e-6)
+    ready = prepare(query, gallery, metric="euclidean")
     plain = expand(ready.query, ready.gallery, 1, metric="euclidean")
-    assert torch.allclose(plain[0:1], (query.vectors + gallery.vectors[0]) / 2, atol=1e-6)
+    assert torch.allclose(plain.raw(0, 1), (query.vectors + gallery.vectors[1]) / 2, atol=1e-6)
+    assert evaluate(query, gallery, aqe=1).mAP == 0.5  # drawn towards the image of identity 8
+    assert evaluate(query, gallery, aqe=1, metric="euclidean").mAP == 1  # drawn towards the match
 
 
 def test_query_expansion_helps_scattered_queries() -> None:
@@ -392,7 +391,7 @@ def test_no_distance_matrix_is_held() -> None:
     start = time.monotonic()
     shapes = []
     for _, block in similarity.blocks(
-        similarity.Rows(query.vectors), similarity.Rows(gallery.vectors), metric="cosine"
+        similarity.Rows(query.vectors), similarity.Rows(gallery.vectors), metric="euclidean"
     ):
         shapes.append(tuple(block.shape))
         assert block.untyped_storage().nbytes() <= 512 * 4 * 220_000
