@@ -183,9 +183,8 @@ def jaccard(
         bar.update(len(rows))
     bar.close()
     size = (len(points), len(points))
-    return torch.sparse_coo_tensor(
-        torch.cat(places, 1), torch.cat(values), size, is_coalesced=True, check_invariants=True
-    )
+    with torch.sparse.check_sparse_tensor_invariants(True):
+        return torch.sparse_coo_tensor(torch.cat(places, 1), torch.cat(values), size, is_coalesced=True)
 
 
 def _memberships(
