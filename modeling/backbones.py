@@ -59,17 +59,21 @@ class Backbone(nn.Module):
 
 
 class TinyBackbone(nn.Module):
-    """A small residual network to be trained from scratch on CPUs: [B, 3, H, W] to [B, 256, H/8, W/8]."""
+    """A small residual network to be trained from scratch on CPUs: [B, 3, H, W] to [B, 256, H/s, W/s], s = 8 or 16.
+
+    Args:
+        last_stride: 1 or 2, of the last stage.
+    """
 
     out_channels, stride = 256, 8
     first_stages = (("stem",), ("stages.0",), ("stages.1",))
 
-    def __init__(self) -> None:
+    def __init__(self, last_stride: int) -> None:
         super().__init__()
         self.stem = nn.Sequential(
             nn.Conv2d(3, 32, 5, stride=2, padding=2, bias=False), nn.BatchNorm2d(32), nn.ReLU(inplace=True)
         )
-        widths, strides = (32, 64, 128, 256), (1, 2, 2, 1)
+        widths, strides = (32, 64, 128, 256), (2, 1, 2, last_stride)
         self.stages = nn.Sequential(
             *(_basic_block(a, b, s) for a, b, s in zip((32, *widths[:-1]), widths, strides, strict=True))
         )
@@ -99,7 +103,7 @@ def build_backbone(name: str, *, last_stride: int = 1, pretrained: str = "none")
 
     Args:
         name: tiny, resnet18, resnet34, resnet50, resnet101, resnet50_ibn_a or resnet101_ibn_a.
-        last_stride: 1 or 2, of a ResNet's last stage.
+        last_stride: 1 or 2, of the last stage.
         pretrained: none, imagenet (torchvision's weights, downloaded or from its cache), or a file's path.
 
     Raises:
@@ -110,7 +114,7 @@ def build_backbone(name: str, *, last_stride: int = 1, pretrained: str = "none")
             raise ModelError(
                 "MODEL.BACKBONE tiny has no ImageNet weights: set MODEL.PRETRAINED none (or a path)"
             )
-        backbone: Backbone | TinyBackbone = TinyBackbone()
+        backbone: Backbone | TinyBackbone = TinyBackbone(last_stride)
     else:
         base = name.removesuffix("_ibn_a")
         if base not in RESNETS:
