@@ -48,6 +48,7 @@ def test_shuffled_repeats_to_fill_an_epoch(world: int) -> None:
     assert counts.max() <= 5
     np.testing.assert_array_equal(np.sort(everyone.ravel()[:10]), np.arange(10))
     np.testing.assert_array_equal(np.sort(everyone.ravel()[10:20]), np.arange(10))
+    assert (everyone.ravel()[:10] != everyone.ravel()[10:20]).any()  # in a new order
 
 
 def test_shuffled_smaller_than_a_batch_wraps() -> None:

@@ -7,15 +7,18 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 from torchvision import transforms
 
-from datasets import DatasetError, Split, cache, ram
+from datasets import DatasetError, Split, cache, ram, store
 from datasets.decode import decode
 from datasets.images import ImageDataset
 from tests.datasets import trees
@@ -79,10 +82,10 @@ def test_recycled_memory_never_changes_a_batch_in_use(tmp_path: Path) -> None:
 def test_store_is_built_once_and_reused(tmp_path: Path) -> None:
     split = make_split(tmp_path / "images")
     first = ImageDataset(split, SIZE, cache_dir=tmp_path / "cache")
-    (store,) = stores(tmp_path / "cache")
-    before = store.stat()
+    (path,) = stores(tmp_path / "cache")
+    before = path.stat()
     again = ImageDataset(split, SIZE, cache_dir=tmp_path / "cache")
-    assert store.stat() == before
+    assert path.stat() == before
     assert (everything(first) == everything(again)).all()
     ImageDataset(split, (24, 12), cache_dir=tmp_path / "cache")
     assert len(stores(tmp_path / "cache")) == 2
@@ -103,8 +106,8 @@ def test_stale_store_is_replaced(tmp_path: Path) -> None:
 def test_damaged_store_is_rebuilt(tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture) -> None:
     split = make_split(tmp_path / "images")
     good = everything(ImageDataset(split, SIZE, cache_dir=tmp_path / "cache"))
-    (store,) = stores(tmp_path / "cache")
-    content = bytearray(store.read_bytes())
+    (path,) = stores(tmp_path / "cache")
+    content = bytearray(path.read_bytes())
     position = {
         "first byte": 0,
         "last image": good.nbytes - 1,
@@ -116,7 +119,7 @@ def test_damaged_store_is_rebuilt(tmp_path: Path, damage: str, caplog: pytest.Lo
     content = {"truncated": content[:-100], "empty": bytearray(), "text": bytearray(b"not a store")}.get(
         damage, content
     )
-    store.write_bytes(content)
+    path.write_bytes(content)
     with caplog.at_level(logging.INFO):
         assert (everything(ImageDataset(split, SIZE, cache_dir=tmp_path / "cache")) == good).all()
     assert any("building it again" in record.message for record in caplog.records)
@@ -175,12 +178,31 @@ def test_without_nameless_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.delattr(os, "O_TMPFILE")
     split = make_split(tmp_path / "images")
     good = everything(ImageDataset(split, SIZE, cache_dir=tmp_path / "cache"))
-    (store,) = stores(tmp_path / "cache")
-    left = store.with_name(f"{store.name}.123.tmp")  # of a build that was killed
+    (path,) = stores(tmp_path / "cache")
+    left = path.with_name(f"{path.name}.123.tmp")  # of a build that was killed
     left.write_bytes(b"x")
-    store.write_bytes(b"damaged")
+    path.write_bytes(b"damaged")
     assert (everything(ImageDataset(split, SIZE, cache_dir=tmp_path / "cache")) == good).all()
-    assert stores(tmp_path / "cache") == [store]
+    assert stores(tmp_path / "cache") == [path]
+
+
+def test_one_builds_while_others_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    split = make_split(tmp_path / "images")
+    build, built = store._build, []
+
+    def slow_build(*arguments: Any) -> None:
+        built.append(threading.get_ident())
+        time.sleep(0.3)  # long enough for the others to come
+        build(*arguments)
+
+    monkeypatch.setattr(store, "_build", slow_build)
+    with ThreadPoolExecutor(3) as pool:  # the lock belongs to an open folder, not to a process
+        opened = pool.map(
+            lambda _: everything(ImageDataset(split, SIZE, cache_dir=tmp_path / "cache")), range(3)
+        )
+        first, *others = opened
+    assert len(built) == 1
+    assert all((first == other).all() for other in others)
 
 
 def test_two_processes_build_once_and_share(tmp_path: Path) -> None:
