@@ -25,6 +25,7 @@ CHOICES: dict[str, Sequence[Any]] = {
     "SOLVER.SCHEDULER": ("multistep", "cosine"),
     "SOLVER.AMP": ("float32", "float16", "bfloat16"),
     "CAMERA_AWARE.NEIGHBOR_MODE": ("camera_aware", "camera_agnostic"),
+    "CAMERA_AWARE.MEMORY_DTYPE": ("float32", "float16"),
     "CAMERA_AWARE.MEMORY_INIT": ("first", "pass"),
     "INPUT.CAMSTYLE": ("none", "statistics", "cyclegan", "stargan", "plain"),
     "DISENTANGLE.VARIANT": ("pose", "arn"),
@@ -41,6 +42,7 @@ CHOICES: dict[str, Sequence[Any]] = {
 INFINITY = float("inf")
 RANGES: dict[str, tuple[float, float]] = {  # inclusive; each item of a list
     "SEED": (0, 2**31 - 1),
+    "MODEL.CHECKPOINT_STAGES": (0, 4),
     "DATASETS.SYNTHETIC.IDENTITIES": (2, 5000),
     "DATASETS.SYNTHETIC.TEST_IDENTITIES": (2, 5000),
     "DATASETS.SYNTHETIC.CAMERAS": (1, 20),
@@ -61,6 +63,8 @@ RANGES: dict[str, tuple[float, float]] = {  # inclusive; each item of a list
     "DATALOADER.INSTANCES": (0, 1024),
     "DATALOADER.ITERS_PER_EPOCH": (0, 10**9),
     "DATALOADER.WORKERS": (0, 256),
+    "SOLVER.ACCUMULATE": (1, 10**4),
+    "SOLVER.GRAD_CLIP": (0, 1e9),
     "SOLVER.LR": (0, 1e3),
     "SOLVER.NEW_LR": (0, 1e3),
     "SOLVER.MOMENTUM": (0, 1),
@@ -137,6 +141,11 @@ RANGES: dict[str, tuple[float, float]] = {  # inclusive; each item of a list
     "TEST.PERIOD": (0, 10**6),
     "TEST.RANKS": (1, 10**6),
     "TEST.BATCH_SIZE": (1, 10**6),
+    "TEST.AQE": (0, 10**4),
+    "TEST.CHUNK_MB": (1, 10**6),
+    "TEST.RERANK.K1": (1, 10**4),
+    "TEST.RERANK.K2": (1, 10**4),
+    "TEST.RERANK.LAMBDA": (0, 1),
     "CHECKPOINT.PERIOD": (1, 10**6),
     "CHECKPOINT.N_SAVED": (0, 10**6),
     "LOG.PERIOD": (1, 10**9),
@@ -191,6 +200,8 @@ def _check_together(cfg: CfgNode) -> None:
         )
     if solver.NESTEROV and solver.MOMENTUM == 0:
         raise ConfigError("SOLVER.NESTEROV true needs SOLVER.MOMENTUM above 0")
+    if cfg.MODEL.COMPILE and cfg.MODEL.CHECKPOINT_STAGES:
+        raise ConfigError("MODEL.COMPILE true plans memory itself: set MODEL.CHECKPOINT_STAGES to 0")
     if cfg.INPUT.ERASE_AREA[0] > cfg.INPUT.ERASE_AREA[1]:
         raise ConfigError(f"INPUT.ERASE_AREA must be [smallest, largest], got {cfg.INPUT.ERASE_AREA}")
     for key in ("CROP_AREA", "CROP_ASPECT"):

@@ -19,6 +19,10 @@ _C.MODEL.LAST_STRIDE = 1  # stride of the last stage, 1 or 2
 _C.MODEL.PRETRAINED = "imagenet"  # imagenet | none | path of a weight file of the backbone
 _C.MODEL.WEIGHTS = ""  # a checkpoint whose weights the whole network starts from
 _C.MODEL.SYNC_BN = False  # batch norm over the images of all ranks (GPUs)
+_C.MODEL.COMPILE = False  # compile backbones: a minute at the start, needs a C++ compiler
+_C.MODEL.CHECKPOINT_STAGES = (
+    0  # first stages of a backbone, 0 to 4, computed again backwards: less memory, more time
+)
 
 _C.DATASETS = CN()
 _C.DATASETS.ROOT = ""  # folder of the datasets; empty: $REID_DATASETS, else ./data
@@ -74,6 +78,9 @@ _C.SOLVER.STEPS = [60]  # multistep: epochs after which the rate falls
 _C.SOLVER.GAMMA = 0.1  # multistep: factor at each of them
 _C.SOLVER.WARMUP_EPOCHS = 0  # linear
 _C.SOLVER.WARMUP_FACTOR = 0.01  # share of the rate that the warm-up starts from
+_C.SOLVER.GRAD_CLIP = 0.0  # largest length of the gradient of all parameters together; 0: any
+_C.SOLVER.ACCUMULATE = 1  # steps whose mean gradient makes one step of the optimizer
+_C.SOLVER.TF32 = True  # GPUs: float32 convolutions in training in TF32; losses, memories and evaluation never
 _C.SOLVER.AMP = "float16"  # arithmetic of the network: float32 | float16 (GPU, with loss scaling) | bfloat16
 
 _C.CAMERA_AWARE = CN()  # Luo et al., ECCV 2020; epochs count from 1 and after the source-only ones
@@ -91,6 +98,7 @@ _C.CAMERA_AWARE.MIXUP = True  # cross-domain mixup
 _C.CAMERA_AWARE.MIXUP_ALPHA = 0.6  # lambda ~ Beta(ALPHA, ALPHA)
 _C.CAMERA_AWARE.MIXUP_START = 2  # first epoch of the mixup
 _C.CAMERA_AWARE.KEEP = 0.6  # share of a memory row that an update keeps; 0 in epoch 1
+_C.CAMERA_AWARE.MEMORY_DTYPE = "float32"  # float16 halves the memory: similarities 5e-4 off
 _C.CAMERA_AWARE.MEMORY_INIT = "first"  # first: rows take the first feature in epoch 1 | pass: filled before
 
 _C.ECN = CN()  # Zhong et al., CVPR 2019; epochs count from 1 and after the source-only ones
@@ -176,6 +184,14 @@ _C.TEST.RANKS = [1, 5, 10]  # of the CMC curve
 _C.TEST.METRIC = "cosine"  # cosine | euclidean
 _C.TEST.BATCH_SIZE = 256  # images a forward pass on each rank
 _C.TEST.FLIP = False  # add the features of the mirrored images
+_C.TEST.AQE = 0  # gallery images that join each query (average query expansion); 0: none
+_C.TEST.ROC = False  # true positive rate at false positive rates 1e-4, 1e-3, 1e-2 (eval.py)
+_C.TEST.CAMERA_PAIRS = False  # a table by query camera and gallery camera (eval.py)
+_C.TEST.CHUNK_MB = 256  # memory for a block of scores, MB
+_C.TEST.RERANK = CN()  # k-reciprocal re-ranking (eval.py --rerank)
+_C.TEST.RERANK.K1 = 20  # neighbours of a reciprocal set
+_C.TEST.RERANK.K2 = 6  # neighbours that a membership is averaged over; 1: none
+_C.TEST.RERANK.LAMBDA = 0.3  # weight of the original distance, 0..1
 
 _C.CHECKPOINT = CN()
 _C.CHECKPOINT.PERIOD = 1  # epochs

@@ -44,6 +44,32 @@ def load(path: str | Path | None, overrides: list[str] | None = None) -> CfgNode
     return cfg
 
 
+def restore(text: str, overrides: list[str] | None = None) -> tuple[CfgNode, list[str]]:
+    """The configuration that a checkpoint holds, with overrides.
+
+    Args:
+        text: its YAML, as dumped.
+
+    Returns:
+        The frozen tree, and the keys of the text that this version does not know (left out).
+    """
+    cfg, unknown = _C.clone(), []
+    saved = CfgNode.load_cfg(text)
+    for key in known_keys(saved):
+        node: Any = saved
+        for part in key.split("."):
+            node = node[part]
+        try:
+            _merge(cfg, _nested(key, node), "the checkpoint")
+        except ConfigError:
+            unknown.append(key)
+    for key, value in _pairs(overrides or []):
+        _merge(cfg, _nested(key, value), "the command line")
+    check(cfg)
+    cfg.freeze()
+    return cfg, unknown
+
+
 def _run_name(path: Path) -> str:
     return path.stem if path.parent.name in ("configs", "") else f"{path.parent.name}-{path.stem}"
 

@@ -121,16 +121,13 @@ def restore_buffers(network: nn.Module, saved: list[dict[str, torch.Tensor]], ra
             buffer.copy_(value)
 
 
-def load_weights(
-    network: nn.Module, path: str, *, optional: tuple[str, ...] = ()
-) -> tuple[dict[str, Any], list[str]]:
+def load_weights(network: nn.Module, path: str, *, optional: tuple[str, ...] = ()) -> list[str]:
     """Copy the weights of any checkpoint into a network.
 
     Args:
         optional: prefixes of keys that may differ, such as ``classifier.``.
 
     Returns:
-        The checkpoint's content and the skipped keys.
+        The skipped keys.
     """
-    content = read_checkpoint(path)
-    return content, load_network(network, state_dict_of(content, path), path, optional=optional)
+    return load_network(network, state_dict_of(read_checkpoint(path), path), path, optional=optional)

@@ -74,7 +74,15 @@ class TargetEvaluation:
         test = self.cfg.TEST
         query, gallery = self.features = features_of(self.cfg, self.extractor, self.target, self.ranks)
         result = evaluate(
-            query, gallery, ap=test.AP, ranks=tuple(test.RANKS), metric=test.METRIC, device=self.ranks.device
+            query,
+            gallery,
+            ap=test.AP,
+            ranks=tuple(test.RANKS),
+            metric=test.METRIC,
+            device=self.ranks.device,
+            chunk_mb=test.CHUNK_MB,
+            aqe=test.AQE,
+            distributed=self.ranks.world > 1,
         )
         values = {"mAP": float(result.mAP), "mINP": float(result.mINP)}
         values |= {f"rank{r}": float(c) for r, c in zip(test.RANKS, result.cmc)}

@@ -11,8 +11,9 @@ from yacs.config import CfgNode
 
 from engine import checkpoint
 from engine.data import Data, Evaluation, build_data, build_evaluation, on_device
-from engine.distributed import Ranks, StopRequest, average_buffers, bare, barrier
+from engine.distributed import Ranks, StopRequest, agree, average_buffers, bare, barrier, synchronise_gradients
 from engine.errors import InputError
+from engine.hardware import prepare_backbones, set_arithmetic
 from engine.log import LOGGER, Recorder, setup_text
 from engine.method import Method
 from engine.methods.table import METHODS
@@ -39,15 +40,18 @@ def run(cfg: CfgNode, ranks: Ranks) -> None:
     resume = checkpoint.find_resume(cfg.RESUME, saved)
     _make_folders(cfg, ranks, (logs, saved))
     setup_text(logs / "train.log" if ranks.first else None, quiet=not ranks.first)
-    torch.use_deterministic_algorithms(cfg.DETERMINISTIC, warn_only=True)
+    set_arithmetic(cfg)
     torch.manual_seed(cfg.SEED)  # initial weights; the same on all ranks
 
     data, target = build_data(cfg, ranks), build_evaluation(cfg, cfg.DATASETS.TARGET)
     method, progress = METHODS[cfg.METHOD].build(cfg, data), Progress()
     _load_weights(cfg, method)
+    prepare_backbones(cfg, method.state["model"], ranks.device)
     state = {**method.state, "progress": progress}
     done = _restore(cfg, ranks, data, state, resume)
-    length, epochs = len(data.streams), cfg.SOLVER.EPOCHS
+    if not agree(done, ranks):
+        raise InputError("RESUME: the processes found different checkpoints; all machines must share OUTPUT_DIR")
+    length, epochs, group = len(data.streams), cfg.SOLVER.EPOCHS, cfg.SOLVER.ACCUMULATE
     if ranks.first:
         _introduce(cfg, ranks, data, target, resume, done)
         if not resume and (moved := checkpoint.set_aside(saved)):
@@ -76,9 +80,13 @@ def run(cfg: CfgNode, ranks: Ranks) -> None:
         """Random numbers of a step come from (seed, step, rank), so that a resumed run draws the same."""
         torch.manual_seed((cfg.SEED * 1_000_003 + engine.state.iteration) * 4099 + ranks.rank)
 
+    def average_last_of_group(engine: Engine) -> None:
+        """Steps whose gradients are only added up need not exchange them."""
+        synchronise_gradients(method.state["model"], engine.state.iteration % group == 0)
+
     def stop_in_epoch(engine: Engine) -> None:
         position = engine.state.iteration % length
-        if stop.agreed() and position:  # at an epoch's end ``finish_epoch`` saves
+        if stop.agreed() and position and position % group == 0:  # at an epoch's end ``finish_epoch`` saves
             monitor.report(engine, position)
             _save(cfg, ranks, saved, state, engine, mid_epoch=True)
             raise Stopped(stop.agreed())
@@ -100,6 +108,7 @@ def run(cfg: CfgNode, ranks: Ranks) -> None:
     engine.add_event_handler(Events.STARTED, evaluate_at_start)
     engine.add_event_handler(Events.EPOCH_STARTED, prepare_epoch)
     engine.add_event_handler(Events.ITERATION_STARTED, seed_step)
+    engine.add_event_handler(Events.ITERATION_STARTED, average_last_of_group)
     engine.add_event_handler(Events.ITERATION_COMPLETED, monitor.add_step)
     engine.add_event_handler(Events.ITERATION_COMPLETED, stop.poll)
     engine.add_event_handler(Events.ITERATION_COMPLETED, stop_in_epoch)
@@ -132,7 +141,7 @@ def _make_folders(cfg: CfgNode, ranks: Ranks, folders: tuple[Path, ...]) -> None
 def _load_weights(cfg: CfgNode, method: Method) -> None:
     if cfg.MODEL.WEIGHTS:
         network = bare(method.state["model"])
-        _, skipped = checkpoint.load_weights(network, cfg.MODEL.WEIGHTS, optional=("classifier.",))
+        skipped = checkpoint.load_weights(network, cfg.MODEL.WEIGHTS, optional=("classifier.",))
         LOGGER.info(
             "weights from %s%s", cfg.MODEL.WEIGHTS, f"; skipped {', '.join(skipped)}" if skipped else ""
         )
