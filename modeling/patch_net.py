@@ -58,7 +58,11 @@ class PatchGenerator(nn.Module):
         if self.constant and not self.training:
             return self.last.bias.view(1, self.patches, 2, 3).expand(len(maps), -1, -1, -1)
         self.constant = False
-        return self.last(self.trunk(maps)).view(-1, self.patches, 2, 3).float()
+        return _raised(self.last(self.trunk(maps)).view(-1, self.patches, 2, 3))
+
+
+def _raised(x: Tensor) -> Tensor:
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
 def _note_constant(generator: nn.Module, _: object) -> None:
@@ -145,7 +149,7 @@ class PatchNet(nn.Module):
         check_height(maps.shape[2], images.shape[2], self.patches)
         windows = self.windows(maps, train=train_generator and self.training)
         with torch.autocast(images.device.type, enabled=False):
-            pooled = sample_windows(maps.float(), windows)  # [B, K, C]
+            pooled = sample_windows(_raised(maps), windows)  # [B, K, C]
             reduced = self.reduction(pooled)  # [B, K, D]
             reduced = self.norm(reduced.flatten(1)).view_as(reduced)
             units = F.normalize(reduced, dim=2)

@@ -1,0 +1,308 @@
+"""Central/patch features: stage 1 into stage 2, what a step computes, ranks, resume, pictures, bad input."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from PIL import Image
+
+import configs
+from configs import ConfigError
+from engine.data import Data, build_data
+from engine.distributed import Ranks
+from engine.errors import InputError
+from engine.method import Method
+from engine.methods import central_feature
+from engine.windows import draw_windows
+from losses.patch import central, ipfl, pedal
+from modeling import ModelError
+from modeling.weights import load_network, read_checkpoint, state_dict_of
+from tests.golden_arrays import relative
+from tests.ranks import run_ranks
+from tests.tiny import CPU, differences, overrides, train
+
+FIRST, SECOND = "configs/central_feature/demo_pretrain.yml", "configs/central_feature/demo.yml"
+
+
+def arguments(domains: Path, out: Path, *more: str) -> list[str]:
+    own = ["DATALOADER.BATCH_SIZE", "12", "CENTRAL_FEATURE.GENERATOR_START", "2"]
+    return overrides(domains, out, *own, "CENTRAL_FEATURE.GENERATOR_END", "2", *more)
+
+
+def last(out: Path, stage: str) -> Path:
+    name = "central_feature-demo_pretrain" if stage == FIRST else "central_feature-demo"
+    return out / "checkpoints" / name / "last.pt"
+
+
+def content(file: Path) -> dict[str, Any]:
+    found = read_checkpoint(file)
+    found.pop("config")
+    found["progress"]["history"] = [
+        {k: v for k, v in entry.items() if k != "title"} for entry in found["progress"]["history"]
+    ]
+    return found
+
+
+@pytest.fixture(scope="module")
+def pretrained(domains: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A stage-1 run of two epochs; the generator trains in the second."""
+    out = tmp_path_factory.mktemp("pretrained")
+    train(FIRST, arguments(domains, out))
+    return out
+
+
+@pytest.fixture
+def second(domains: Path, tmp_path: Path, pretrained: Path) -> list[str]:
+    """Arguments of a stage-2 run."""
+    weights = ["MODEL.WEIGHTS", str(last(pretrained, FIRST))]
+    return arguments(domains, tmp_path, *weights, "CENTRAL_FEATURE.NEIGHBORS", "4")
+
+
+def built(config: str, given: list[str], ranks: Ranks = CPU) -> tuple[Method, Data]:
+    """A method with its weights loaded and its memories filled, and its data."""
+    cfg = configs.load(config, given)
+    torch.manual_seed(0)
+    data = build_data(cfg, ranks)
+    method = central_feature.build(cfg, data)
+    if cfg.MODEL.WEIGHTS:
+        weights = state_dict_of(read_checkpoint(cfg.MODEL.WEIGHTS), "weights")
+        load_network(method.extractor, weights, "weights")
+    method.prepare(1)
+    return method, data
+
+
+def at(step: int, epoch: int = 1) -> Any:
+    return SimpleNamespace(state=SimpleNamespace(iteration=step, epoch=epoch))
+
+
+def parameters(method: Method) -> dict[str, torch.Tensor]:
+    return {n: p.detach().clone() for n, p in method.extractor.named_parameters()}
+
+
+# ---- stage 1
+
+
+def test_the_generator_moves_in_its_epochs_alone(domains: Path, tmp_path: Path, pretrained: Path) -> None:
+    method, data = built(FIRST, arguments(domains, tmp_path))
+    data.streams.start(0)
+    before = parameters(method)
+    method.train_step(at(1, epoch=1), next(data.streams))
+    between = parameters(method)
+    method.train_step(at(2, epoch=2), next(data.streams))
+    after = parameters(method)
+    method.train_step(at(3, epoch=3), next(data.streams))
+    end = parameters(method)
+    data.streams.close()
+    for name in before:
+        inside = name.startswith("generator.")
+        assert torch.equal(before[name], between[name]) == inside, name
+        assert torch.equal(after[name], end[name]) == inside, name
+    assert not torch.equal(between["generator.last.weight"], after["generator.last.weight"])
+    weights = read_checkpoint(last(pretrained, FIRST))["model"]
+    assert bool(weights["generator.last.weight"].any())
+
+
+def test_stage_one_sums_the_patches_cross_entropies(domains: Path, tmp_path: Path) -> None:
+    given = arguments(domains, tmp_path, "CENTRAL_FEATURE.TRIPLET_WEIGHT", "0.25")
+    method, data = built(FIRST, given)
+    batch = data.samplers["source"].epoch(0)[0]
+    batches = {"source": data.domains["source"].images.gather(batch)}
+    images, pids = data.augmented("source", batches["source"], 1), batches["source"].pids
+    other, _ = built(FIRST, given)
+    found = other.extractor(images)
+    expected = sum(F.cross_entropy(logits, pids) for logits in found.logits)
+    values = method.train_step(at(1), batches)
+    assert relative(values["id"], expected.detach()) < 1e-5
+    assert relative(values["loss"], values["id"] + 0.25 * values["triplet"]) < 1e-6
+    assert len(set(pids.tolist())) == 6, "every image comes with one other image of its identity"
+
+
+# ---- stage 2
+
+
+@pytest.mark.parametrize("loss", ["pedal", "central"])
+def test_stage_two_step(second: list[str], loss: str) -> None:
+    """Memories take in the batch before the losses read them; the patch memory sees the first view alone."""
+    given = [*second, "CENTRAL_FEATURE.LOSS", loss]
+    method, data = built(SECOND, given)
+    other, _ = built(SECOND, given)
+    rows = data.samplers["target"].epoch(0)[0]
+    batches = {"target": data.domains["target"].images.gather(rows)}
+    assert set(batches["target"].pids.tolist()) == {-1}
+    index, transform = batches["target"].index, central_feature.second_view(configs.load(SECOND, given))
+    first = data.augmented("target", batches["target"], 1)
+    view = data.second_view("target", batches["target"], 1, transform)
+    assert not torch.allclose(first, view)
+    assert torch.equal(view, data.second_view("target", batches["target"], 1, transform))
+    units = other.extractor(torch.cat([first, view])).patches  # [K, 2 B, D]
+    own, both = units[:, :12], torch.stack([units[:, :12], units[:, 12:]], dim=2)  # [K, B, 2, D]
+    patches, whole = other.state["patches"].features.clone(), other.state["images"].features[0].clone()
+    flat = both.permute(1, 2, 0, 3).flatten(2)  # [B, 2, K D]
+    for i, row in enumerate(index):
+        patches[:, row] = 0.9 * patches[:, row] + 0.1 * own[:, i]
+        whole[row] = 0.9 * whole[row] + 0.1 * flat[i].mean(0)
+    function = {"pedal": pedal, "central": central}[loss]
+    expected = function(own, patches, index, scale=15.0, k=4)
+    image = ipfl(flat.flatten(0, 1), whole[index], views=2, margin=2.0, max_rank=15, nearest=3)
+    values = method.train_step(at(1), batches)
+    assert relative(values[loss], expected.detach()) < 1e-4
+    assert relative(values["ipfl"], image.detach()) < 1e-5
+    assert relative(values["loss"], 2 * values[loss] + values["ipfl"]) < 1e-6
+    assert relative(method.state["patches"].features, patches.detach()) < 1e-6
+    assert relative(method.state["images"].features[0], whole.detach()) < 1e-6
+
+
+def test_stage_two_starts_where_stage_one_ended(
+    second: list[str], tmp_path: Path, domains: Path, pretrained: Path
+) -> None:
+    told = train(SECOND, [*second, "TEST.AT_START", "true"])
+    found, before = content(last(tmp_path, SECOND)), content(last(pretrained, FIRST))
+    start = next(e for e in found["progress"]["history"] if e["epoch"] == 0)
+    end = before["progress"]["history"][-1]
+    assert {k: v for k, v in start.items() if k != "epoch"} == {k: v for k, v in end.items() if k != "epoch"}
+    assert "skipped classifier.weight, embedding.weight" in told
+    assert "identities hidden" in told
+    for name, value in found["model"].items():
+        if name.startswith("generator."):
+            assert torch.equal(value, before["model"][name]), f"{name} must stay frozen"
+    assert not torch.equal(found["model"]["reduction.weight"], before["model"]["reduction.weight"])
+
+
+def test_memories_are_filled_by_a_pass(second: list[str]) -> None:
+    method, data = built(SECOND, second)
+    domain = data.domains["target"]
+    method.extractor.eval()
+    with torch.no_grad():
+        images = data.plain(domain.images.gather(np.arange(5)).images)
+        features = method.extractor(images)  # [5, K D]
+    assert relative(method.state["images"].features[0, :5], features) < 1e-5
+    assert relative(method.state["patches"].features[:, :5].transpose(0, 1).flatten(1), features) < 1e-5
+    lengths = method.state["patches"].features.norm(dim=2)
+    assert torch.allclose(lengths, torch.ones_like(lengths)), "no row is left empty"
+
+
+# ---- both
+
+
+@pytest.mark.parametrize("stage", [FIRST, SECOND])
+def test_two_epochs_resumed_to_four_equal_four(
+    stage: str, domains: Path, tmp_path: Path, pretrained: Path
+) -> None:
+    schedule = ["SOLVER.STEPS", "[3]", "CENTRAL_FEATURE.NEIGHBORS", "4"]
+    schedule += ["MODEL.WEIGHTS", str(last(pretrained, FIRST))] if stage == SECOND else []
+    schedule += ["CENTRAL_FEATURE.GENERATOR_END", "3", "SOLVER.EPOCHS"]
+    train(stage, arguments(domains, tmp_path / "a", *schedule, "4"))
+    train(stage, arguments(domains, tmp_path / "b", *schedule, "2"))
+    told = train(stage, arguments(domains, tmp_path / "b", *schedule, "4", "RESUME", "auto"))
+    assert "after 6 steps" in told
+    assert differences(content(last(tmp_path / "b", stage)), content(last(tmp_path / "a", stage))) == []
+
+
+def test_bfloat16_stays_finite(domains: Path, tmp_path: Path) -> None:
+    train(FIRST, arguments(domains, tmp_path, "SOLVER.AMP", "bfloat16"))
+    more = ["MODEL.WEIGHTS", str(last(tmp_path, FIRST)), "SOLVER.AMP", "bfloat16"]
+    train(SECOND, arguments(domains, tmp_path, *more))
+    for stage in (FIRST, SECOND):
+        assert all(bool(v.isfinite().all()) for v in content(last(tmp_path, stage))["model"].values())
+
+
+def state_after_steps(rank: int, world: int, config: str, given: list[str]) -> Mapping[str, Any]:
+    ranks = Ranks(rank, rank, world, torch.device("cpu"))
+    method, data = built(config, given, ranks)
+    data.streams.start(0)
+    for step in range(1, 4):
+        torch.manual_seed(step * 100 + rank)
+        method.train_step(at(step, epoch=step), next(data.streams))
+    data.streams.close()
+    memories = [method.state[name].state_dict() for name in ("patches", "images") if name in method.state]
+    statistics = method.extractor.norm.running_mean
+    return {"params": parameters(method), "memories": memories, "statistics": statistics}
+
+
+@pytest.mark.ddp
+@pytest.mark.parametrize("stage", [FIRST, SECOND])
+def test_ranks_stay_identical(stage: str, domains: Path, tmp_path: Path, second: list[str]) -> None:
+    """The generator takes part in the second of three steps alone (stage 1)."""
+    given = second if stage == SECOND else arguments(domains, tmp_path)
+    first, other = run_ranks(state_after_steps, 2, stage, given)
+    assert differences(first["params"], other["params"]) == []
+    assert differences(first["memories"], other["memories"]) == []
+    assert not torch.equal(first["statistics"], other["statistics"]), "ranks must have seen other images"
+
+
+def test_pictures_of_the_windows(pretrained: Path) -> None:
+    folder = pretrained / "logs" / "central_feature-demo_pretrain" / "pictures"
+    assert sorted(p.name for p in folder.iterdir()) == ["patch_windows-0001.png", "patch_windows-0002.png"]
+    with Image.open(folder / "patch_windows-0002.png") as picture:
+        assert picture.size == (8 * (128 + 8), 256 + 8)
+
+
+def test_a_window_is_drawn_where_it_is() -> None:
+    """The lower right quarter of a black image."""
+    window = torch.tensor([[[[0.5, 0.0, 0.5], [0.0, 0.5, 0.5]]]])
+    sheet = draw_windows(torch.zeros(1, 3, 64, 32, dtype=torch.uint8), window)  # [3, 264, 136]
+    lit = (sheet[:, 4:-4, 4:-4].float().sum(0) > 0).nonzero()
+    assert (lit.amin(0) - torch.tensor([128, 64])).abs().max() <= 1
+    assert (lit.amax(0) - torch.tensor([255, 127])).abs().max() <= 1
+
+
+# ---- bad input
+
+
+@pytest.mark.parametrize(
+    ("config", "more", "words"),
+    [
+        (SECOND, ["MODEL.WEIGHTS", ""], ["starts from a stage-1 checkpoint", "MODEL.WEIGHTS"]),
+        (SECOND, ["DATASETS.SOURCES", "[duke]"], ["target alone", "DATASETS.SOURCES []"]),
+        (SECOND, ["DATASETS.ADAPT", "false"], ["nothing to train on"]),
+        (SECOND, ["CENTRAL_FEATURE.PATCH_WEIGHT", "0", "CENTRAL_FEATURE.IMAGE_WEIGHT", "0"], ["both 0"]),
+        (SECOND, ["CENTRAL_FEATURE.VIEW_AREA", "[0.9, 0.7]"], ["[smallest, largest]"]),
+        (SECOND, ["CENTRAL_FEATURE.LOSS", "centre"], ["pedal, central"]),
+        (FIRST, ["DATASETS.ADAPT", "true"], ["DATASETS.ADAPT false"]),
+        (FIRST, ["DATALOADER.INSTANCES", "0"], ["INSTANCES is 0", "2 or more"]),
+        (FIRST, ["DATASETS.SOURCES", "[duke, market]"], ["one source"]),
+    ],
+)
+def test_contradictions_are_named(tmp_path: Path, config: str, more: list[str], words: list[str]) -> None:
+    with pytest.raises(ConfigError) as caught:
+        configs.load(config, arguments(tmp_path, tmp_path, *more))
+    for word in words:
+        assert word in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_missing_weights_name_stage_one(domains: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"nowhere.pt: no such file; .* STAGE pretrain: train that first"):
+        train(SECOND, arguments(domains, tmp_path, "MODEL.WEIGHTS", "nowhere.pt"))
+
+
+def test_weights_of_another_architecture_name_the_first_keys(second: list[str]) -> None:
+    with pytest.raises(ModelError) as caught:
+        train(SECOND, [*second, "CENTRAL_FEATURE.PATCHES", "2"])
+    assert "another architecture" in str(caught.value)
+    assert "generator.last.weight (24x512 in the file, 12x512 here)" in str(caught.value)
+
+
+def test_a_height_that_the_patches_do_not_divide(domains: Path, tmp_path: Path) -> None:
+    with pytest.raises(
+        ModelError, match=r"feature map of 4 rows, which 3 patches do not divide.*for example 24"
+    ):
+        train(FIRST, arguments(domains, tmp_path, "CENTRAL_FEATURE.PATCHES", "3"))
+
+
+def test_batches_that_cannot_work(domains: Path, tmp_path: Path, second: list[str]) -> None:
+    with pytest.raises(InputError, match="holds one identity"):
+        train(FIRST, arguments(domains, tmp_path, "DATALOADER.BATCH_SIZE", "2"))
+    with pytest.raises(InputError, match=r"8 identities, a batch wants 20"):
+        train(FIRST, arguments(domains, tmp_path, "DATALOADER.BATCH_SIZE", "40"))
+    with pytest.raises(InputError, match=r"3 images .* CENTRAL_FEATURE.NEAREST 3"):
+        train(SECOND, [*second, "DATALOADER.BATCH_SIZE", "3"])
+    with pytest.raises(InputError, match=r"NEIGHBORS 5000 leaves nothing"):
+        train(SECOND, [*second, "CENTRAL_FEATURE.NEIGHBORS", "5000"])
