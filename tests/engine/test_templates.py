@@ -7,8 +7,10 @@ import math
 from pathlib import Path
 
 import pytest
+import torch
 
 import configs
+from engine.methods.table import METHODS
 from tests.tiny import overrides, train
 
 TEMPLATES = sorted(Path("configs").glob("**/*.yml"))
@@ -32,6 +34,22 @@ def test_one_step(path: Path, domains: Path, tmp_path: Path) -> None:
     if cfg.METHOD == "disentangle":
         arguments += ["DISENTANGLE.SOURCE_EPOCHS", "0", "DISENTANGLE.DECODER_WIDTHS", "[16, 16, 16, 16]"]
         arguments += ["MODEL.BACKBONE", "tiny" if cfg.MODEL.BACKBONE == "tiny" else "resnet18"]
+    if cfg.METHOD == "m3l":
+        arguments += [
+            "M3L.PLAIN_EPOCHS",
+            "0",
+            "MODEL.BACKBONE",
+            "tiny",
+        ]  # the templates differ in their domains alone
+    if cfg.METHOD == "central_feature":
+        arguments += ["INPUT.SIZE", "[96, 32]"]  # a height that four and six patches divide
+        arguments += ["MODEL.BACKBONE", "tiny" if cfg.MODEL.BACKBONE == "tiny" else "resnet18"]
+        if cfg.CENTRAL_FEATURE.STAGE == "unsupervised":
+            stage_one = tmp_path / "stage_one.pt"
+            torch.save(
+                METHODS[cfg.METHOD].build_extractor(configs.load(path, arguments)).state_dict(), stage_one
+            )
+            arguments += ["MODEL.WEIGHTS", str(stage_one)]
     train(str(path), arguments)
     lines = [json.loads(x) for x in (tmp_path / "logs" / cfg.NAME / "metrics.jsonl").read_text().splitlines()]
     losses = [line["train/loss"] for line in lines if "train/loss" in line]

@@ -27,6 +27,7 @@ from engine.methods.m3l import Learner, class_means, inner_adam
 from engine.methods.m3l_inner import MetaGradient, meta_gradient
 from engine.optim import Precision
 from losses.triplet import batch_hard
+from modeling.backbones import build_backbone
 from modeling.memory import FeatureMemory
 from modeling.meta_reid import MetaReIDNet
 from modeling.weights import read_checkpoint
@@ -185,14 +186,17 @@ class TinyMaps(nn.Module):
 
 
 def learner(
-    *more: str, dtype: torch.dtype = torch.float64, scaler: torch.amp.GradScaler | None = None
+    *more: str,
+    dtype: torch.dtype = torch.float64,
+    scaler: torch.amp.GradScaler | None = None,
+    backbone: nn.Module | None = None,
 ) -> Learner:
     cfg = configs.load(DEMO, ["SOLVER.AMP", "float32", *more])
     torch.manual_seed(0)
-    network = MetaReIDNet(TinyMaps(), scale="variance").to(dtype)
-    memories = {f"source_{i}": FeatureMemory(5, 6).to(dtype) for i in range(3)}
+    network = MetaReIDNet(backbone or TinyMaps(), scale="variance").to(dtype)
+    memories = {f"source_{i}": FeatureMemory(5, network.dim).to(dtype) for i in range(3)}
     for memory in memories.values():
-        memory.features.copy_(F.normalize(torch.randn(5, 6)))
+        memory.features.copy_(F.normalize(torch.randn(5, network.dim)))
     optimizer = torch.optim.SGD(network.parameters(), lr=0.1, weight_decay=5e-4)
     precision = Precision("float32", torch.device("cpu"))
     if scaler is not None:
@@ -357,6 +361,17 @@ def test_half_precision_gives_nearly_the_same_gradient(dtype: torch.dtype, toler
         it.meta_step(images, pids, 1)
     for (name, a), b in zip(exact.network.named_parameters(), half.network.parameters()):
         assert relative(b.grad, a.grad) < tolerance, name
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet50_ibn_a"])
+def test_second_order_through_real_backbones(name: str) -> None:
+    images = {n: F.interpolate(x[:4], (32, 32)) for n, x in batches_of(torch.float32)[0].items()}
+    pids = {n: torch.tensor([0, 0, 1, 1]) for n in images}
+    it = learner("M3L.META_GRADIENT", "full", backbone=build_backbone(name), dtype=torch.float32)
+    it.meta_step(images, pids, 1)
+    for key, parameter in it.network.named_parameters():
+        assert bool(parameter.grad.isfinite().all()), key
+    assert bool(it.network.backbone.conv1.weight.grad.abs().sum() > 0)
 
 
 def test_class_means() -> None:
