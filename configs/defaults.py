@@ -20,9 +20,7 @@ _C.MODEL.PRETRAINED = "imagenet"  # imagenet | none | path of a weight file of t
 _C.MODEL.WEIGHTS = ""  # a checkpoint whose weights the whole network starts from
 _C.MODEL.SYNC_BN = False  # batch norm over the images of all ranks (GPUs)
 _C.MODEL.COMPILE = False  # compile backbones: a minute at the start, needs a C++ compiler
-_C.MODEL.CHECKPOINT_STAGES = (
-    0  # first stages of a backbone, 0 to 4, computed again backwards: less memory, more time
-)
+_C.MODEL.CHECKPOINT_STAGES = 0  # first stages, 0 to 4, that are computed again backwards to save memory
 
 _C.DATASETS = CN()
 _C.DATASETS.ROOT = ""  # folder of the datasets; empty: $REID_DATASETS, else ./data

@@ -96,6 +96,15 @@ def check_m3l(cfg: CfgNode) -> None:
         raise ConfigError("M3L.MEMORY_WEIGHT and M3L.TRIPLET_WEIGHT are both 0: nothing to train with")
     if cfg.MODEL.SYNC_BN:
         raise ConfigError("METHOD m3l differentiates twice, MODEL.SYNC_BN true cannot: set it to false")
+    if cfg.MODEL.COMPILE:
+        raise ConfigError("METHOD m3l differentiates twice, MODEL.COMPILE true cannot: set it to false")
+    if cfg.MODEL.CHECKPOINT_STAGES:
+        raise ConfigError("METHOD m3l saves memory by M3L.RECOMPUTE true: set MODEL.CHECKPOINT_STAGES to 0")
+    if cfg.SOLVER.ACCUMULATE > 1:
+        raise ConfigError(
+            "METHOD m3l takes an inner and an outer step on each batch: set SOLVER.ACCUMULATE to 1 (M3L.RECOMPUTE true "
+            "makes room for larger batches)"
+        )
 
 
 def check_central_feature(cfg: CfgNode) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -172,7 +172,8 @@ def build_data(cfg: CfgNode, ranks: Ranks) -> Data:
         for stream, split in splits.items()
     }
     longest = max(len(domain.images) for domain in domains.values())
-    steps = cfg.DATALOADER.ITERS_PER_EPOCH or max(1, longest // batch)
+    steps, group = cfg.DATALOADER.ITERS_PER_EPOCH or longest // batch, cfg.SOLVER.ACCUMULATE
+    steps = max(group, steps // group * group)  # an epoch ends with a step of the optimizer
     samplers: dict[str, Sampler] = {}
     for i, (stream, domain) in enumerate(domains.items()):
         plain = build_sampler(cfg, domain, batch, steps, ranks, cfg.SEED + i)
@@ -247,9 +248,3 @@ def stream_batch(cfg: CfgNode, streams: int, world: int) -> int:
             f"at least 2 images each: {nearest} would do"
         )
     return total // streams
-
-
-def on_device(streams: Streams, device: torch.device) -> Iterator[dict[str, Batch]]:
-    """Batches of all streams, moved to the device without waiting for it."""
-    for batches in streams:
-        yield {name: batch.to(device, non_blocking=True) for name, batch in batches.items()}

@@ -13,6 +13,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from datasets.workers import available_cores
 from engine.errors import InputError
 
 
@@ -61,8 +62,8 @@ def connect(devices: list[torch.device]) -> Ranks:
     device = devices[local]
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    elif world > 1:
-        torch.set_num_threads(max(1, (os.cpu_count() or 1) // len(devices)))
+    elif world > 1 and "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(max(1, available_cores() // len(devices)))
     if world > 1 and not dist.is_initialized():
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     return Ranks(rank, local, world, device)
@@ -74,7 +75,12 @@ def disconnect() -> None:
 
 
 def parallel(
-    network: nn.Module, ranks: Ranks, *, sync_bn: bool = False, find_unused: bool = False
+    network: nn.Module,
+    ranks: Ranks,
+    *,
+    sync_bn: bool = False,
+    find_unused: bool = False,
+    static: bool = False,
 ) -> nn.Module:
     """The network for training: itself, or wrapped so that gradients are averaged over ranks.
 
@@ -83,6 +89,7 @@ def parallel(
     Args:
         sync_bn: batch norm over the images of all ranks (GPUs).
         find_unused: some parameters take no part in some steps.
+        static: the same parameters take part in every step, and each step synchronises (no accumulation).
     """
     if ranks.world == 1:
         return network
@@ -97,7 +104,14 @@ def parallel(
         broadcast_buffers=False,
         gradient_as_bucket_view=True,
         find_unused_parameters=find_unused,
+        static_graph=static,
     )
+
+
+def synchronise_gradients(network: nn.Module, wanted: bool) -> None:
+    """Whether the next backward pass averages gradients over ranks, or only adds to this rank's own."""
+    if isinstance(network, DistributedDataParallel):
+        network.require_backward_grad_sync = wanted  # what its ``no_sync`` sets
 
 
 def bare(network: nn.Module) -> nn.Module:
@@ -122,6 +136,15 @@ def average_buffers(network: nn.Module, ranks: Ranks) -> None:
     buffers = [b for b in network.buffers() if b.is_floating_point()]
     for buffer, mean in zip(buffers, averaged([b.double() for b in buffers], ranks)):
         buffer.copy_(mean)
+
+
+def agree(value: int, ranks: Ranks) -> bool:
+    """Whether all ranks have the same number."""
+    if ranks.world == 1:
+        return True
+    values: list[int] = [0] * ranks.world
+    dist.all_gather_object(values, value)
+    return len(set(values)) == 1
 
 
 def barrier(ranks: Ranks) -> None:

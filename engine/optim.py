@@ -26,12 +26,10 @@ def build_optimizer(cfg: CfgNode, backbone: Iterable[nn.Parameter], new: Iterabl
         {"params": [p for p in new if p.requires_grad], "lr": solver.NEW_LR},
     ]
     groups = [g for g in groups if g["params"]]
-    fused = groups[0]["params"][0].is_cuda
     common: dict[str, Any] = {
         "weight_decay": solver.WEIGHT_DECAY,
-        "fused": fused,
-        "foreach": False if fused else None,
-    }
+        "fused": True,
+    }  # one pass over all parameters
     if solver.OPTIMIZER == "sgd":
         return SGD(groups, momentum=solver.MOMENTUM, nesterov=solver.NESTEROV, **common)
     return {"adam": Adam, "adamw": AdamW}[solver.OPTIMIZER](groups, **common)
@@ -76,17 +74,20 @@ def build_scheduler(cfg: CfgNode, optimizer: Optimizer) -> LambdaLR:
 
 
 class Precision:
-    """Mixed precision: the autocast context and, for float16, the loss scaler.
+    """How a loss becomes a step: autocast, the loss scaler of float16, accumulation and clipping of gradients.
 
     Args:
         amp: float32, float16 (GPUs only) or bfloat16.
         device: where the network runs.
+        accumulate: losses whose mean gradient makes one optimizer step.
+        clip: largest length of the gradient of all parameters together; 0: any.
     """
 
-    def __init__(self, amp: str, device: torch.device) -> None:
+    def __init__(self, amp: str, device: torch.device, *, accumulate: int = 1, clip: float = 0.0) -> None:
         if amp == "float16" and device.type == "cpu":
             raise InputError("SOLVER.AMP float16 needs a GPU: set SOLVER.AMP bfloat16 or float32 for the CPU")
         self.dtype, self.device = DTYPES[amp], device
+        self.accumulate, self.clip, self._added = accumulate, clip, 0
         self.scaler = torch.amp.GradScaler(device.type, enabled=amp == "float16")
 
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
@@ -96,8 +97,24 @@ class Precision:
         return torch.autocast(self.device.type, self.dtype)
 
     def step(self, loss: torch.Tensor, optimizer: Optimizer) -> None:
-        """Backward and one optimizer step; a float16 step whose gradients overflow is left out by the scaler."""
-        optimizer.zero_grad(set_to_none=True)
-        self.scaler.scale(loss).backward()
+        """Backward and, with the last loss of a group, one optimizer step."""
+        if self._added == 0:
+            optimizer.zero_grad(set_to_none=True)
+        self.scaler.scale(loss / self.accumulate).backward()
+        self._added = (self._added + 1) % self.accumulate
+        if self._added == 0:
+            self.apply(optimizer)
+
+    def apply(self, optimizer: Optimizer) -> None:
+        """Clip and step with the (scaled) gradients there are; an overflow of float16 leaves the step out."""
+        if self.clip:
+            self.scaler.unscale_(optimizer)
+            nn.utils.clip_grad_norm_([p for g in optimizer.param_groups for p in g["params"]], self.clip)
         self.scaler.step(optimizer)
         self.scaler.update()
+
+
+def training_precision(cfg: CfgNode, device: torch.device) -> Precision:
+    """The precision of ``SOLVER`` for training."""
+    solver = cfg.SOLVER
+    return Precision(solver.AMP, device, accumulate=solver.ACCUMULATE, clip=solver.GRAD_CLIP)

@@ -10,9 +10,19 @@ from ignite.engine import Engine, Events
 from yacs.config import CfgNode
 
 from engine import checkpoint
-from engine.data import Data, Evaluation, build_data, build_evaluation, on_device
-from engine.distributed import Ranks, StopRequest, agree, average_buffers, bare, barrier, synchronise_gradients
+from engine.announce import conclude, evaluation_title, introduce
+from engine.data import Data, build_data, build_evaluation
+from engine.distributed import (
+    Ranks,
+    StopRequest,
+    agree,
+    average_buffers,
+    bare,
+    barrier,
+    synchronise_gradients,
+)
 from engine.errors import InputError
+from engine.feed import on_device
 from engine.hardware import prepare_backbones, set_arithmetic
 from engine.log import LOGGER, Recorder, setup_text
 from engine.method import Method
@@ -50,10 +60,12 @@ def run(cfg: CfgNode, ranks: Ranks) -> None:
     state = {**method.state, "progress": progress}
     done = _restore(cfg, ranks, data, state, resume)
     if not agree(done, ranks):
-        raise InputError("RESUME: the processes found different checkpoints; all machines must share OUTPUT_DIR")
+        raise InputError(
+            "RESUME: the processes found different checkpoints; all machines must share OUTPUT_DIR"
+        )
     length, epochs, group = len(data.streams), cfg.SOLVER.EPOCHS, cfg.SOLVER.ACCUMULATE
     if ranks.first:
-        _introduce(cfg, ranks, data, target, resume, done)
+        introduce(cfg, ranks, data, target, resume, done)
         if not resume and (moved := checkpoint.set_aside(saved)):
             LOGGER.info("an earlier run of this name: its checkpoints are kept as %s", ", ".join(moved))
     recorder = Recorder(logs if ranks.first else None, tensorboard=cfg.LOG.TENSORBOARD, after=done)
@@ -96,7 +108,7 @@ def run(cfg: CfgNode, ranks: Ranks) -> None:
         epoch = engine.state.epoch
         average_buffers(state["model"], ranks)
         method.scheduler.step()
-        title = _evaluation_title(cfg, method, epoch)
+        title = evaluation_title(cfg, method, epoch)
         best = evaluate(engine, title) if title else False
         if best or epoch % cfg.CHECKPOINT.PERIOD == 0 or epoch == epochs or stop.agreed():
             _save(cfg, ranks, saved, state, engine, best=best)
@@ -123,7 +135,7 @@ def run(cfg: CfgNode, ranks: Ranks) -> None:
         data.streams.close()
         recorder.close()
     if ranks.first:
-        _conclude(evaluation, logs, saved)
+        conclude(evaluation, logs, saved)
 
 
 def _make_folders(cfg: CfgNode, ranks: Ranks, folders: tuple[Path, ...]) -> None:
@@ -169,57 +181,6 @@ def _restore(cfg: CfgNode, ranks: Ranks, data: Data, state: dict[str, Any], path
     return int(content["engine"]["iteration"])
 
 
-def _introduce(
-    cfg: CfgNode, ranks: Ranks, data: Data, target: Evaluation, resume: Path | None, done: int
-) -> None:
-    """Say what is about to run."""
-    device = (
-        torch.cuda.get_device_name(ranks.device)
-        if ranks.device.type == "cuda"
-        else f"CPU, {torch.get_num_threads()} threads"
-    )
-    LOGGER.info(
-        "run %s: METHOD %s, %d process(es) on %s, torch %s",
-        cfg.NAME,
-        cfg.METHOD,
-        ranks.world,
-        device,
-        torch.__version__,
-    )
-    for name, domain in data.domains.items():
-        known = f"{domain.num_identities} identities, " if domain.num_identities else "identities hidden, "
-        LOGGER.info(
-            "%s: %s, %d images, %s%d cameras",
-            name,
-            domain.images.split.name,
-            len(domain.images),
-            known,
-            domain.num_cameras,
-        )
-    LOGGER.info(
-        "evaluated on %s: %d query, %d gallery images", target.name, len(target.query), len(target.gallery)
-    )
-    share = data.batch_size // ranks.world
-    LOGGER.info(
-        "batch %d: %d images a domain, %d a domain on each process, and batch norm sees %d at once%s",
-        cfg.DATALOADER.BATCH_SIZE, data.batch_size, share, share * len(data.domains),
-        " (synchronised)" if cfg.MODEL.SYNC_BN and ranks.world > 1 else "",
-    )  # fmt: skip
-    if resume:
-        LOGGER.info("resuming %s after %d steps (%.2f epochs)", resume, done, done / len(data.streams))
-    elif cfg.RESUME == "auto":
-        LOGGER.info("RESUME auto: no checkpoint yet, starting anew")
-
-
-def _evaluation_title(cfg: CfgNode, method: Method, epoch: int) -> str:
-    """What to call the evaluation after an epoch; empty where none is due."""
-    if epoch in method.milestones:
-        return method.milestones[epoch]
-    if epoch == cfg.SOLVER.EPOCHS:
-        return "final"
-    return "training" if cfg.TEST.PERIOD and epoch % cfg.TEST.PERIOD == 0 else ""
-
-
 def _save(
     cfg: CfgNode,
     ranks: Ranks,
@@ -250,13 +211,3 @@ def _save(
             for old in sorted(folder.glob("epoch-*.pt"))[: -cfg.CHECKPOINT.N_SAVED]:
                 old.unlink()
     barrier(ranks)
-
-
-def _conclude(evaluation: TargetEvaluation, logs: Path, saved: Path) -> None:
-    """The table of the run and where everything lies."""
-    picture = logs / "ranklist.png"
-    LOGGER.info("results\n\n%s\n", evaluation.table())
-    LOGGER.info("logs %s/ (train.log, metrics.jsonl, config.yml, tensorboard)", logs)
-    LOGGER.info("checkpoints %s and %s", saved / "last.pt", saved / "best.pt")
-    if evaluation.draw(picture):
-        LOGGER.info("rank list %s (query blue, right green, wrong red)", picture)

@@ -23,7 +23,7 @@ from engine.distributed import parallel
 from engine.evaluator import extract
 from engine.log import LOGGER
 from engine.method import Method, TrainStep
-from engine.optim import Precision, build_optimizer, build_scheduler
+from engine.optim import DTYPES, Precision, build_optimizer, build_scheduler, training_precision
 from losses.classification import mixup_virtual_class
 from losses.neighborhood import camera_agnostic_terms, camera_aware_terms
 from modeling.backbones import build_backbone
@@ -47,8 +47,8 @@ def build(cfg: CfgNode, data: Data) -> Method:
     bare.to(ranks.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     classifier = bare.classifier
     assert classifier is not None
-    network = parallel(bare, ranks, sync_bn=model.SYNC_BN)
-    precision = Precision(cfg.SOLVER.AMP, ranks.device)
+    network = parallel(bare, ranks, sync_bn=model.SYNC_BN, static=cfg.SOLVER.ACCUMULATE == 1)
+    precision = training_precision(cfg, ranks.device)
     optimizer = build_optimizer(
         cfg, backbone.parameters(), [*bare.neck.parameters(), *classifier.parameters()]
     )
@@ -58,7 +58,8 @@ def build(cfg: CfgNode, data: Data) -> Method:
     if target is None:
         return Method(source_step, bare, state, scheduler)
 
-    state["memory"] = memory = FeatureMemory(len(target.images), bare.dim).to(ranks.device)
+    rows, dtype = len(target.images), DTYPES[settings.MEMORY_DTYPE]
+    state["memory"] = memory = FeatureMemory(rows, bare.dim, dtype=dtype).to(ranks.device)
     if target.num_cameras == 1 and settings.NEIGHBOR_MODE == "camera_aware":
         LOGGER.warning("the target has one camera: the inter-camera loss is impossible, its weight is 0")
     repeats = 1 + math.ceil(data.batch_size / len(target.images))  # where one pass ends and the next begins
@@ -77,7 +78,7 @@ def build(cfg: CfgNode, data: Data) -> Method:
         with precision.autocast():
             halves = network(torch.cat([images, target_images]), joint=True)
         if mixed:
-            agents = memory.features[index]  # [B/2, D]
+            agents = memory.features[index].float()  # [B/2, D]
             name, loss = "mixup", mixup_virtual_class(halves.source, classifier.weight, pids, agents, lam)
         else:
             name, loss = "id", F.cross_entropy(halves.logits.float(), pids)

@@ -1,0 +1,69 @@
+"""What a run asks of PyTorch and of the network for its device: TF32, kernel search, compiling, recomputation."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import os
+import shutil
+import sysconfig
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from torch import nn
+from yacs.config import CfgNode
+
+from engine.errors import InputError
+from modeling.backbones import Backbone, TinyBackbone
+from modeling.recompute import recompute_stages
+
+
+def set_arithmetic(cfg: CfgNode) -> None:
+    """Deterministic kernels, TF32 and cuDNN's search for the fastest convolution, as the config says.
+
+    Only convolutions use TF32. Matrix products outside autocast are those of losses and memories: true float32.
+    """
+    torch.use_deterministic_algorithms(cfg.DETERMINISTIC, warn_only=True)
+    torch.backends.cudnn.benchmark = not cfg.DETERMINISTIC  # batches have one shape
+    torch.backends.cudnn.allow_tf32 = cfg.SOLVER.TF32
+    torch.backends.cuda.matmul.allow_tf32 = False
+
+
+@contextlib.contextmanager
+def true_float32() -> Iterator[None]:
+    """Convolutions without TF32 and without a search for kernels, for evaluation; the settings are restored."""
+    cudnn = torch.backends.cudnn
+    saved = cudnn.allow_tf32, cudnn.benchmark
+    cudnn.allow_tf32, cudnn.benchmark = False, False
+    try:
+        yield
+    finally:
+        cudnn.allow_tf32, cudnn.benchmark = saved
+
+
+def prepare_backbones(cfg: CfgNode, network: nn.Module, device: torch.device) -> None:
+    """Compile the backbones in a network, or recompute their first stages; parameters keep their names.
+
+    Raises:
+        InputError: ``MODEL.COMPILE`` without what compiling needs.
+    """
+    backbones = [module for module in network.modules() if isinstance(module, (Backbone, TinyBackbone))]
+    if cfg.MODEL.COMPILE:
+        if missing := missing_for_compiling(device):
+            raise InputError(f"MODEL.COMPILE true needs {missing}: install it, or set MODEL.COMPILE false")
+        for backbone in backbones:
+            backbone.compile(dynamic=False)
+    for backbone in backbones:
+        recompute_stages(backbone, cfg.MODEL.CHECKPOINT_STAGES)
+
+
+def missing_for_compiling(device: torch.device) -> str:
+    """What this machine lacks for ``torch.compile``, in words; empty if nothing."""
+    if not any(shutil.which(name) for name in (os.environ.get("CXX", "g++"), "clang++")):
+        return "a C++ compiler (g++, or name one in CXX)"
+    if not (Path(sysconfig.get_path("include")) / "Python.h").is_file():
+        return "Python's header files (python3-dev)"
+    if device.type == "cuda" and importlib.util.find_spec("triton") is None:
+        return "the package triton"
+    return ""
