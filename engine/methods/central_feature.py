@@ -26,7 +26,7 @@ from engine.errors import InputError
 from engine.evaluator import extract
 from engine.log import LOGGER
 from engine.method import Method, TrainStep
-from engine.optim import Precision, build_optimizer, build_scheduler
+from engine.optim import Precision, build_optimizer, build_scheduler, training_precision
 from engine.windows import draw_windows
 from losses.patch import central, ipfl, nearest_positive_triplet, pedal
 from modeling.backbones import build_backbone
@@ -62,7 +62,7 @@ def build(cfg: CfgNode, data: Data) -> Method:
     bare.generator.requires_grad_(pretrain)
     bare.to(ranks.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     network = parallel(bare, ranks, sync_bn=cfg.MODEL.SYNC_BN, find_unused=pretrain)
-    precision = Precision(cfg.SOLVER.AMP, ranks.device)
+    precision = training_precision(cfg, ranks.device)
     generator = {id(p) for p in bare.generator.parameters()}
     backbone = {id(p) for p in bare.backbone.parameters()}
     new = [p for p in bare.parameters() if id(p) not in generator | backbone]

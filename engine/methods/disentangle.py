@@ -19,7 +19,7 @@ from datasets import Batch
 from engine.data import Data
 from engine.distributed import parallel
 from engine.method import Method
-from engine.optim import Precision, build_optimizer, build_scheduler
+from engine.optim import Precision, build_optimizer, build_scheduler, training_precision
 from engine.pictures import sheet
 from losses.disentangle import contrastive, masked_l2, mmd, orthogonality, reconstruction
 from modeling.backbones import Backbone, TinyBackbone, build_backbone
@@ -55,7 +55,7 @@ def build(cfg: CfgNode, data: Data) -> Method:
     bare = build_network(cfg, source.num_identities, adapt=target is not None)
     bare.to(ranks.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     network = parallel(bare, ranks, sync_bn=cfg.MODEL.SYNC_BN)
-    precision = Precision(cfg.SOLVER.AMP, ranks.device)
+    precision = training_precision(cfg, ranks.device)
     encoders = [*bare.identity.parameters(), *bare.poses.parameters()]
     assert bare.decoder is not None
     assert bare.classifier is not None

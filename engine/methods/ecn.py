@@ -21,7 +21,7 @@ from engine.distributed import parallel
 from engine.errors import InputError
 from engine.log import LOGGER
 from engine.method import Method, TrainStep
-from engine.optim import Precision, build_optimizer, build_scheduler
+from engine.optim import Precision, build_optimizer, build_scheduler, training_precision
 from losses.disentangle import mmd
 from losses.invariance import exemplar_invariance
 from modeling.backbones import build_backbone
@@ -66,7 +66,7 @@ def build(cfg: CfgNode, data: Data) -> Method:
     bare = build_network(cfg, source.num_identities, "none" if model.WEIGHTS else model.PRETRAINED)
     bare.to(ranks.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     network = parallel(bare, ranks, sync_bn=model.SYNC_BN)
-    precision = Precision(cfg.SOLVER.AMP, ranks.device)
+    precision = training_precision(cfg, ranks.device)
     optimizer = build_optimizer(cfg, bare.backbone.parameters(), bare.new_layers())
     scheduler = build_scheduler(cfg, optimizer)
     state = {"model": network, "optimizer": optimizer, "scaler": precision.scaler, "scheduler": scheduler}

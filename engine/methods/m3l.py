@@ -30,7 +30,7 @@ from engine.evaluator import extract
 from engine.log import LOGGER
 from engine.method import Method
 from engine.methods.m3l_inner import Parameters, inner_adam, meta_gradient
-from engine.optim import Precision, build_optimizer, build_scheduler
+from engine.optim import Precision, build_optimizer, build_scheduler, training_precision
 from losses.triplet import batch_hard
 from modeling.backbones import build_backbone
 from modeling.memory import FeatureMemory
@@ -55,7 +55,7 @@ def build(cfg: CfgNode, data: Data) -> Method:
     network.to(ranks.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     memories = {name: FeatureMemory(d.num_identities, network.dim) for name, d in data.domains.items()}
     banks = nn.ModuleDict(memories).to(ranks.device)
-    precision = Precision(cfg.SOLVER.AMP, ranks.device)
+    precision = training_precision(cfg, ranks.device)
     optimizer = build_optimizer(cfg, backbone.parameters(), network.neck.parameters())
     scheduler = build_scheduler(cfg, optimizer)
     learner = Learner(
@@ -208,8 +208,7 @@ class Learner:
             if parameter.grad is None:
                 parameter.grad = torch.empty_like(parameter)  # in the parameter's memory format
             parameter.grad.copy_(grads[name])
-        self.precision.scaler.step(self.optimizer)
-        self.precision.scaler.update()
+        self.precision.apply(self.optimizer)
 
     @torch.no_grad()
     def refresh(self, images: Mapping[str, Tensor], pids: Mapping[str, Tensor]) -> None:
