@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import FrameType
 
@@ -53,6 +53,37 @@ def parse_devices(text: str) -> list[torch.device]:
         )
         raise InputError(f"no GPU {', '.join(missing)}: {have}; name existing ones, or cpu")
     return [torch.device("cuda", int(i)) for i in ids]
+
+
+@dataclass(frozen=True)
+class Nodes:
+    """The machines that train together, this one among them."""
+
+    count: int = 1
+    rank: int = 0
+    endpoint: str = ""  # host:port of machine 0
+
+
+def read_nodes(environment: Mapping[str, str]) -> Nodes:
+    """The machines that ``NNODES``, ``NODE_RANK`` and ``RDZV_ENDPOINT`` describe; without ``NNODES`` this one alone.
+
+    Raises:
+        InputError: a variable that is missing or makes no sense.
+    """
+    count = environment.get("NNODES", "1")
+    if not count.isdigit() or not int(count):
+        raise InputError(f"NNODES is {count!r}: give the number of machines, 1 or more")
+    if int(count) == 1:
+        return Nodes()
+    rank, endpoint = environment.get("NODE_RANK", ""), environment.get("RDZV_ENDPOINT", "")
+    if not rank.isdigit() or int(rank) >= int(count):
+        raise InputError(f"NODE_RANK is {rank!r}: with NNODES {count} give a number, 0 to {int(count) - 1}")
+    host, _, port = endpoint.rpartition(":")
+    if not host or not port.isdigit():
+        raise InputError(
+            f"RDZV_ENDPOINT is {endpoint!r}: give host:port of machine 0, on all {count} machines"
+        )
+    return Nodes(int(count), int(rank), endpoint)
 
 
 def connect(devices: list[torch.device]) -> Ranks:

@@ -13,7 +13,7 @@ from pathlib import Path
 from yacs.config import CfgNode
 
 import configs
-from engine.distributed import connect, disconnect, parse_devices
+from engine.distributed import Nodes, connect, disconnect, parse_devices, read_nodes
 from engine.errors import USER_ERRORS, InputError, fail, guarded
 
 
@@ -31,11 +31,11 @@ def _main(arguments: list[str] | None) -> None:
     parser.add_argument("overrides", nargs=argparse.REMAINDER, help="KEY VALUE pairs")
     options = parser.parse_args(arguments)
     cfg = configs.load(options.config, options.overrides)
-    devices = parse_devices(options.devices)
-    _check_batch(cfg, len(devices))
-    if len(devices) == 1:
+    devices, nodes = parse_devices(options.devices), read_nodes(os.environ)
+    _check_batch(cfg, len(devices) * nodes.count)
+    if len(devices) * nodes.count == 1:
         raise SystemExit(_rank(cfg, options.devices))
-    raise SystemExit(_launch(cfg, options.devices, len(devices)))
+    raise SystemExit(_launch(cfg, options.devices, len(devices), nodes))
 
 
 def _check_batch(cfg: CfgNode, world: int) -> None:
@@ -81,19 +81,26 @@ def _die_with(parent: int) -> None:
     os._exit(1)
 
 
-def _launch(cfg: CfgNode, devices: str, processes: int) -> int:
-    """Start the ranks under torch's elastic agent and wait for them; the exit code."""
+def _launch(cfg: CfgNode, devices: str, processes: int, nodes: Nodes) -> int:
+    """Start this machine's ranks under torch's elastic agent and wait for them; the exit code.
+
+    Several machines number their ranks by ``NODE_RANK`` (torch's static rendezvous), so that the first rank, which
+    writes logs and checkpoints, is always on machine 0.
+    """
+    from torch.distributed import DistError
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.elastic.rendezvous import RendezvousError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     with tempfile.TemporaryDirectory() as folder:
         launch = LaunchConfig(
-            min_nodes=1,
-            max_nodes=1,
+            min_nodes=nodes.count,
+            max_nodes=nodes.count,
             nproc_per_node=processes,
-            rdzv_backend="c10d",
-            rdzv_endpoint="localhost:0",
+            rdzv_backend="static" if nodes.endpoint else "c10d",
+            rdzv_endpoint=nodes.endpoint or "localhost:0",
+            rdzv_configs={"rank": nodes.rank, "timeout": 900},  # seconds that machines wait for each other
             run_id=cfg.NAME,
             max_restarts=0,
             monitor_interval=0.2,
@@ -102,6 +109,12 @@ def _launch(cfg: CfgNode, devices: str, processes: int) -> int:
             elastic_launch(launch, _worker)(cfg.dump(), devices, folder)
         except SignalException as error:
             return 128 + int(error.sigval)
+        except (RendezvousError, DistError) as error:
+            fail(
+                InputError(
+                    f"RDZV_ENDPOINT {nodes.endpoint}: the {nodes.count} machines did not meet ({error})"
+                )
+            )
         except ChildFailedError as error:
             messages = {file.read_text(encoding="utf-8") for file in sorted(Path(folder).iterdir())}
             if messages:
