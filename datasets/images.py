@@ -80,6 +80,10 @@ class ImageDataset(Dataset[Batch]):
         good[corrupt] = False
         own = good[: len(split)]
         good &= own[slots]  # a copy goes with its image
+        if not own.any():
+            raise DatasetError(
+                f"{split.name or 'images'}: none of {len(split):,} images decodes, first {split.paths[:1]}"
+            )
         self.split = split if own.all() else split.take(np.flatnonzero(own))
         self._rows = np.flatnonzero(good)
         self._index = (np.cumsum(own) - 1)[slots[good]]

@@ -354,6 +354,8 @@ def test_skipping_a_whole_identity_keeps_labels_contiguous(tmp_path: Path) -> No
     Path(split.paths[1]).write_bytes(b"no image at all")
     dataset = ImageDataset(split, SIZE, on_corrupt="skip", cache_dir=tmp_path / "cache")
     assert dataset.split.pids.tolist() == [0, 1]
+    with pytest.raises(DatasetError, match="none of 1 images decodes"):
+        ImageDataset(split.take(np.array([1])), SIZE, on_corrupt="skip", cache_dir=tmp_path / "cache")
     raw = Split(split.paths, split.pids + 5, split.cams, "own/query")
     assert ImageDataset(raw, SIZE, on_corrupt="skip", cache_dir=tmp_path / "cache").split.pids.tolist() == [
         5,
