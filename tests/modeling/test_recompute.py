@@ -1,0 +1,71 @@
+"""Recomputed stages: the same gradients and the same buffers, less memory kept."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from modeling.backbones import build_backbone
+from modeling.recompute import recompute_stages
+
+
+def step(backbone: nn.Module, images: torch.Tensor, amp: bool) -> int:
+    """Forward and backward; returns the bytes kept between the two."""
+    kept: dict[int, int] = {}
+
+    def pack(x: torch.Tensor) -> torch.Tensor:
+        kept[x.untyped_storage().data_ptr()] = x.untyped_storage().nbytes()
+        return x
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x), torch.autocast("cpu", enabled=amp):
+        loss = backbone(images).float().square().mean()
+    loss.backward()
+    return sum(kept.values())
+
+
+@pytest.mark.parametrize(
+    ("name", "amp"), [("tiny", False), ("tiny", True), ("resnet18", False), ("resnet50_ibn_a", False)]
+)
+def test_same_gradients_and_buffers(name: str, amp: bool) -> None:
+    torch.manual_seed(0)
+    plain = build_backbone(name)
+    lean = copy.deepcopy(plain)
+    recompute_stages(lean, 4)
+    assert list(lean.state_dict()) == list(plain.state_dict())
+    for _ in range(2):  # the second time from moved statistics
+        images = torch.randn(4, 3, 64, 32)
+        memory = step(plain, images, amp), step(lean, images, amp)
+    assert memory[1] < 0.7 * memory[0]
+    for (key, a), b in zip(plain.named_parameters(), lean.parameters()):
+        assert torch.equal(a.grad, b.grad), key
+    for (key, a), b in zip(plain.named_buffers(), lean.buffers()):
+        assert torch.equal(a, b), key
+    assert (
+        int(
+            next(
+                b
+                for key, b in lean.named_buffers()
+                if key.endswith("layer1.0.bn2.num_batches_tracked")
+                or key.endswith("stages.0.bn2.num_batches_tracked")
+            )
+        )
+        == 2
+    )
+
+
+def test_only_the_first_stages_and_only_in_training() -> None:
+    backbone = build_backbone("tiny")
+    recompute_stages(backbone, 1)
+    images = torch.randn(2, 3, 32, 16, requires_grad=True)
+    calls = []
+    for k in (0, 3):
+        backbone.stages[k].conv1.register_forward_hook(lambda *_, k=k: calls.append(k))
+    backbone(images).sum().backward()
+    assert sorted(calls) == [0, 0, 3]
+    calls.clear()
+    with torch.no_grad():
+        backbone(images)
+    assert sorted(calls) == [0, 3]
