@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from datasets.images import ImageDataset
 from datasets.transforms import Compose
 from engine.distributed import Ranks
-from engine.hardware import true_float32
+from engine.hardware import for_evaluation
 from engine.log import Bar
 from engine.optim import Precision
 from engine.retrieval import Features
@@ -51,7 +51,7 @@ def extract(
             continue
         batch = images.__getitems__(rows)
         pixels = transform(batch.images.to(ranks.device, non_blocking=True), None)
-        with precision.autocast(), true_float32():
+        with precision.autocast(), for_evaluation():
             vectors = extractor(pixels).float()
             if flip:
                 vectors = F.normalize(vectors) + F.normalize(extractor(pixels.flip(3)).float())

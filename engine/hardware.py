@@ -6,6 +6,7 @@ import contextlib
 import importlib.util
 import os
 import shutil
+import sys
 import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
@@ -31,13 +32,18 @@ def set_arithmetic(cfg: CfgNode) -> None:
 
 
 @contextlib.contextmanager
-def true_float32() -> Iterator[None]:
-    """Convolutions without TF32 and without a search for kernels, for evaluation; the settings are restored."""
+def for_evaluation() -> Iterator[None]:
+    """Convolutions in true float32 where autocast leaves them, networks as they are written; then as before.
+
+    Evaluation batches come in several sizes: each would be compiled, and searched for the fastest kernels, anew.
+    """
     cudnn = torch.backends.cudnn
     saved = cudnn.allow_tf32, cudnn.benchmark
     cudnn.allow_tf32, cudnn.benchmark = False, False
+    compiled = "torch._dynamo" in sys.modules  # its import takes seconds, only a compiled run pays it
     try:
-        yield
+        with torch.compiler.set_stance("force_eager") if compiled else contextlib.nullcontext():
+            yield
     finally:
         cudnn.allow_tf32, cudnn.benchmark = saved
 

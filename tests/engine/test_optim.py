@@ -10,7 +10,13 @@ from torch import nn
 
 import configs
 from engine.errors import InputError
-from engine.optim import Precision, build_optimizer, build_scheduler, rate_factor
+from engine.optim import (
+    Precision,
+    build_optimizer,
+    build_scheduler,
+    rate_factor,
+    training_precision,
+)
 
 FLAT = {
     "epochs": 10,
@@ -72,3 +78,73 @@ def test_precision() -> None:
             assert layer(torch.ones(2, 4)).dtype == dtype
     with pytest.raises(InputError, match=r"float16 needs a GPU.*bfloat16"):
         Precision("float16", cpu)
+
+
+def moved(losses: list[torch.Tensor], layer: nn.Module, **options: float) -> torch.Tensor:
+    """Weights after the losses went through ``Precision.step`` with plain SGD at rate 1."""
+    precision = Precision("float32", torch.device("cpu"), **options)  # type: ignore[arg-type]
+    optimizer = torch.optim.SGD(layer.parameters(), lr=1.0)
+    for loss in losses:
+        precision.step(loss, optimizer)
+    return next(layer.parameters()).detach().clone()
+
+
+def test_accumulated_gradients_are_the_mean_and_only_whole_groups_move_the_weights() -> None:
+    x = torch.tensor([[1.0, 2.0], [3.0, -1.0], [5.0, 5.0]])
+
+    def weights(rows: int, accumulate: int) -> list[float]:
+        layer = nn.Linear(2, 1, bias=False)
+        nn.init.zeros_(layer.weight)
+        losses = [layer(x[i]).sum() for i in range(rows)]
+        return moved(losses, layer, accumulate=accumulate).flatten().tolist()
+
+    assert weights(1, 2) == [0, 0]
+    assert weights(2, 2) == [-2, -0.5]
+    assert weights(3, 2) == [-2, -0.5]  # the third begins a new group
+    assert weights(3, 3) == pytest.approx([-3, -2])
+
+
+def test_gradients_are_clipped_to_a_common_length() -> None:
+    def weights(scale: float, clip: float) -> list[float]:
+        layer = nn.Linear(2, 1, bias=False)
+        nn.init.zeros_(layer.weight)
+        return moved([scale * layer(torch.tensor([3.0, 4.0])).sum()], layer, clip=clip).flatten().tolist()
+
+    assert weights(1, 0) == [-3, -4]
+    assert weights(1, 10) == [-3, -4]
+    assert weights(1, 1) == pytest.approx([-0.6, -0.8], rel=1e-5)
+    assert weights(100, 1) == pytest.approx([-0.6, -0.8], rel=1e-5)
+
+
+def test_the_scaled_gradients_of_float16_are_clipped_at_their_true_length() -> None:
+    layer = nn.Linear(2, 1, bias=False)
+    nn.init.zeros_(layer.weight)
+    precision = Precision("float32", torch.device("cpu"), clip=1.0)
+    precision.scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    optimizer = torch.optim.SGD(layer.parameters(), lr=1.0, fused=True)
+    precision.step(layer(torch.tensor([3.0, 4.0])).sum(), optimizer)
+    assert layer.weight.flatten().tolist() == pytest.approx([-0.6, -0.8], rel=1e-5)
+
+
+@pytest.mark.parametrize("name", ["sgd", "adam", "adamw"])
+def test_fused_steps_equal_plain_ones(name: str) -> None:
+    cfg = configs.load(None, ["SOLVER.OPTIMIZER", name, "SOLVER.NEW_LR", "0.01"])
+    layers = [nn.Conv2d(3, 8, 3).to(memory_format=torch.channels_last) for _ in range(2)]
+    layers[1].load_state_dict(layers[0].state_dict())
+    built = build_optimizer(cfg, [], layers[0].parameters())
+    assert built.defaults["fused"]
+    options = {k: v for k, v in built.param_groups[0].items() if k in ("lr", "weight_decay", "momentum")}
+    plain = type(built)(layers[1].parameters(), **options)
+    for step in range(3):
+        for layer, optimizer in zip(layers, (built, plain)):
+            torch.manual_seed(step)
+            optimizer.zero_grad()
+            layer(torch.randn(2, 3, 8, 8)).square().sum().backward()
+            optimizer.step()
+    torch.testing.assert_close(layers[0].weight, layers[1].weight, rtol=1e-5, atol=1e-6)
+
+
+def test_training_precision_reads_the_solver() -> None:
+    cfg = configs.load(None, ["SOLVER.AMP", "bfloat16", "SOLVER.ACCUMULATE", "4", "SOLVER.GRAD_CLIP", "2.5"])
+    found = training_precision(cfg, torch.device("cpu"))
+    assert (found.dtype, found.accumulate, found.clip) == (torch.bfloat16, 4, 2.5)

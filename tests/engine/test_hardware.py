@@ -1,0 +1,146 @@
+"""TF32, compiling and recomputation: what a run sets, and that numbers and names stay the same."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+import configs
+from configs import ConfigError
+from engine import hardware
+from engine.errors import InputError
+from engine.hardware import for_evaluation, prepare_backbones, set_arithmetic
+from modeling.backbones import build_backbone
+from modeling.reid import ReIDNet
+from modeling.weights import read_checkpoint
+from tests.tiny import differences, overrides, train
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(autouse=True)
+def _settings() -> Iterator[None]:
+    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    saved = cudnn.allow_tf32, cudnn.benchmark, matmul.allow_tf32
+    yield
+    cudnn.allow_tf32, cudnn.benchmark, matmul.allow_tf32 = saved
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.mark.parametrize("wanted", [True, False])
+def test_tf32_is_for_convolutions_in_training_alone(wanted: bool) -> None:
+    torch.backends.cuda.matmul.allow_tf32 = True
+    set_arithmetic(configs.load(None, ["SOLVER.TF32", str(wanted)]))
+    assert torch.backends.cudnn.allow_tf32 is wanted
+    assert not torch.backends.cuda.matmul.allow_tf32
+    assert torch.get_float32_matmul_precision() == "highest"
+    assert torch.backends.cudnn.benchmark
+    with for_evaluation():
+        assert not torch.backends.cudnn.allow_tf32
+        assert not torch.backends.cudnn.benchmark
+    assert torch.backends.cudnn.allow_tf32 is wanted
+    set_arithmetic(configs.load(None, ["DETERMINISTIC", "true"]))
+    assert not torch.backends.cudnn.benchmark
+
+
+def test_evaluation_runs_without_tf32(domains: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    forward = ReIDNet.forward
+
+    def watched(self: ReIDNet, *args: object, **options: object) -> object:
+        seen.append((self.training, torch.backends.cudnn.allow_tf32))
+        return forward(self, *args, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(ReIDNet, "forward", watched)
+    train(
+        "configs/demo.yml",
+        overrides(domains, tmp_path, "SOLVER.EPOCHS", "1", "CAMERA_AWARE.SOURCE_EPOCHS", "0"),
+    )
+    assert set(seen) == {(True, True), (False, False)}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["MODEL.COMPILE", "true", "MODEL.CHECKPOINT_STAGES", "1"], "CHECKPOINT_STAGES to 0"),
+        (["MODEL.CHECKPOINT_STAGES", "5"], "MODEL.CHECKPOINT_STAGES is 5, allowed is 0 to 4"),
+        (["SOLVER.ACCUMULATE", "0"], "SOLVER.ACCUMULATE is 0, allowed is 1"),
+        (["SOLVER.GRAD_CLIP", "-1"], "SOLVER.GRAD_CLIP"),
+        (["CAMERA_AWARE.MEMORY_DTYPE", "float8"], "float32, float16"),
+    ],
+)
+def test_keys_that_contradict(arguments: list[str], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        configs.load(None, arguments)
+
+
+@pytest.mark.parametrize("key", ["MODEL.COMPILE true", "MODEL.CHECKPOINT_STAGES 1", "SOLVER.ACCUMULATE 2"])
+def test_m3l_says_what_to_use_instead(key: str) -> None:
+    with pytest.raises(ConfigError, match=f"m3l.*{key.split()[0]}"):
+        configs.load("configs/m3l/demo.yml", key.split())
+
+
+def test_a_missing_compiler_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hardware.shutil, "which", lambda name: None)
+    cfg = configs.load(None, ["MODEL.COMPILE", "true"])
+    with pytest.raises(InputError, match=r"MODEL.COMPILE true needs a C\+\+ compiler.*MODEL.COMPILE false"):
+        prepare_backbones(cfg, build_backbone("tiny"), CPU)
+
+
+def test_compiling_marks_the_backbone_and_no_name_changes() -> None:
+    network = ReIDNet(build_backbone("tiny"), 4)
+    names = list(network.state_dict())
+    if hardware.missing_for_compiling(CPU):
+        pytest.skip("no compiler here")
+    prepare_backbones(configs.load(None, ["MODEL.COMPILE", "true"]), network, CPU)
+    assert network.backbone._compiled_call_impl is not None
+    assert list(network.state_dict()) == names
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(bool(hardware.missing_for_compiling(CPU)), reason="no compiler here")
+@pytest.mark.slow
+@pytest.mark.skipif(bool(hardware.missing_for_compiling(CPU)), reason="no compiler here")
+def test_compiled_gradients_and_statistics_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    plain = ReIDNet(build_backbone("tiny"), 4).to(memory_format=torch.channels_last)
+    fast = copy.deepcopy(plain)
+    prepare_backbones(configs.load(None, ["MODEL.COMPILE", "true"]), fast, CPU)
+    images = torch.randn(4, 3, 32, 16)
+    for network in (plain, fast):
+        network(images).logits.square().sum().backward()
+    for (name, a), b in zip(plain.named_parameters(), fast.parameters()):
+        if a.grad is not None:
+            torch.testing.assert_close(b.grad, a.grad, rtol=1e-3, atol=1e-4, msg=name)
+    for (name, a), b in zip(plain.named_buffers(), fast.buffers()):
+        torch.testing.assert_close(b, a, msg=name)
+    monkeypatch.setattr(torch._dynamo.config, "error_on_recompile", True)
+    with for_evaluation(), torch.no_grad():  # other sizes are not compiled
+        torch.testing.assert_close(fast.eval()(images[:3]), plain.eval()(images[:3]), rtol=1e-3, atol=1e-5)
+
+
+def test_recomputed_stages_end_in_the_same_bytes(domains: Path, tmp_path: Path) -> None:
+    models = []
+    for stages in ("0", "4"):
+        arguments = overrides(
+            domains, tmp_path / stages, "MODEL.CHECKPOINT_STAGES", stages, "SOLVER.EPOCHS", "1"
+        )
+        train("configs/demo.yml", [*arguments, "CAMERA_AWARE.SOURCE_EPOCHS", "0"])
+        models.append(read_checkpoint(tmp_path / stages / "checkpoints" / "demo" / "last.pt")["model"])
+    assert differences(*models) == []
+
+
+def test_half_precision_memory(domains: Path, tmp_path: Path) -> None:
+    more = ["CAMERA_AWARE.SOURCE_EPOCHS", "0", "CAMERA_AWARE.MIXUP", "true", "CAMERA_AWARE.MIXUP_START", "2"]
+    arguments = overrides(domains, tmp_path, "CAMERA_AWARE.MEMORY_DTYPE", "float16", *more)
+    train("configs/demo.yml", arguments)
+    content = read_checkpoint(tmp_path / "checkpoints" / "demo" / "last.pt")
+    rows = content["memory"]["features"]
+    assert rows.dtype == torch.float16
+    torch.testing.assert_close(rows.float().norm(dim=1), torch.ones(len(rows)), atol=2e-3, rtol=0)
+    assert all(math.isfinite(entry["mAP"]) for entry in content["progress"]["history"])
