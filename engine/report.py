@@ -110,14 +110,24 @@ def _number(value: float) -> float | None:
     return None if math.isnan(value) else value
 
 
-def write_metrics(path: Path, results: Mapping[str, Retrieval], **more: Any) -> None:
-    """Write results as JSON, whole or not at all.
+def write_metrics(path: Path, run: str, results: Mapping[str, Retrieval], **more: Any) -> None:
+    """Add a run's results to a JSON file, whole or not at all; other runs in it stay.
 
     Args:
-        more: what else the file shall say (dataset, checkpoint, ...), as JSON values.
+        run: the entry's name; an earlier entry of this name is replaced.
+        more: what else the entry shall say (dataset, checkpoint, ...), as JSON values.
+
+    Raises:
+        InputError: the file is there, but is not one of ours.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    content = {**more, "results": {name: as_dict(result) for name, result in results.items()}}
+    try:
+        content = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    except ValueError:
+        content = None
+    if not isinstance(content, dict):
+        raise InputError(f"{path} is not a metrics file of this program: move it away")
+    content[run] = {**more, "results": {name: as_dict(result) for name, result in results.items()}}
     partial = path.with_name(f".{path.name}.partial")
     partial.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
     partial.replace(path)

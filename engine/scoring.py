@@ -146,5 +146,5 @@ def _score(
     for name, result in results.items():
         if result.camera_pairs is not None:
             print(f"\n{name}\n{camera_table(result.camera_pairs, result.ap)}")  # noqa: T201
-    write_metrics(folder / f"{run}-metrics.json", results, dataset=dataset, origin=origin, metric=test.METRIC)
-    print(f"\n{folder / f'{run}-metrics.json'}")  # noqa: T201
+    write_metrics(folder / "metrics.json", run, results, dataset=dataset, origin=origin, metric=test.METRIC)
+    print(f"\n{folder / 'metrics.json'}")  # noqa: T201

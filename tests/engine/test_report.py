@@ -99,9 +99,12 @@ def test_camera_table(features: tuple[Features, Features]) -> None:
 def test_metrics_file(features: tuple[Features, Features], tmp_path: Path) -> None:
     results = score(*features, camera_pairs=True, roc=True)
     path = tmp_path / "deep" / "metrics.json"
-    write_metrics(path, results, dataset="market", checkpoint="a.pt")
+    write_metrics(path, "other", results)
+    write_metrics(path, "run", results, dataset="market", checkpoint="a.pt")
     assert [p.name for p in path.parent.iterdir()] == ["metrics.json"]
-    content = json.loads(path.read_text())
+    everything = json.loads(path.read_text())
+    assert list(everything) == ["other", "run"]
+    content = everything["run"]
     assert content["dataset"] == "market"
     plain = content["results"]["plain"]
     result = results["plain"]
@@ -117,5 +120,14 @@ def test_undefined_scores_are_null_and_a_dash(tmp_path: Path) -> None:
     nothing = torch.full((1,), math.nan, dtype=torch.float64)
     results = {"plain": Retrieval("rectangular", math.nan, math.nan, (1,), nothing, nothing, 1)}
     assert table(results).splitlines()[2].split() == ["plain", "-", "-", "-"]
-    write_metrics(tmp_path / "m.json", results)
-    assert json.loads((tmp_path / "m.json").read_text())["results"]["plain"]["mAP"] is None
+    write_metrics(tmp_path / "m.json", "a", results)
+    assert json.loads((tmp_path / "m.json").read_text())["a"]["results"]["plain"]["mAP"] is None
+
+
+def test_a_foreign_metrics_file_is_kept(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.json"
+    path.write_text("[1")
+    nothing = torch.full((1,), math.nan, dtype=torch.float64)
+    with pytest.raises(InputError, match=r"metrics\.json is not a metrics file"):
+        write_metrics(path, "a", {"plain": Retrieval("rectangular", 0.5, 0.5, (1,), nothing, nothing, 0)})
+    assert path.read_text() == "[1"
