@@ -82,8 +82,8 @@ def check_m3l(cfg: CfgNode) -> None:
         )
     if cfg.M3L.META and cfg.M3L.PLAIN_EPOCHS >= cfg.SOLVER.EPOCHS:
         raise ConfigError(
-            f"M3L.PLAIN_EPOCHS {cfg.M3L.PLAIN_EPOCHS} leaves no epoch of SOLVER.EPOCHS {cfg.SOLVER.EPOCHS} to meta-learn "
-            "in; for joint training alone set M3L.META false"
+            f"M3L.PLAIN_EPOCHS {cfg.M3L.PLAIN_EPOCHS} leaves no epoch of SOLVER.EPOCHS {cfg.SOLVER.EPOCHS} to "
+            "meta-learn in; for joint training alone set M3L.META false"
         )
     if len(set(sources)) < len(sources):
         raise ConfigError(f"DATASETS.SOURCES names a domain twice: {sources}")

@@ -45,7 +45,7 @@ __all__ = [
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
-CACHED_VALUES = 1_600_000  # numbers of a piece of a batch that the CPU works on at a time
+CACHED_VALUES = 3_200_000  # numbers of a piece of a batch that the CPU works on at a time
 
 Transform = Callable[..., Tensor]
 

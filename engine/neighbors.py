@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import torch
 
@@ -75,8 +77,8 @@ def nearest_points(
     farthest = np.zeros(len(points), np.float64)
     start, stop = shares.bounds(len(points), points.tile_rows)
     bar = Bar(stop - start, "re-ranking, nearest neighbours", enabled=progress)
-    options = {"metric": "euclidean", "comparable": True, "chunk_mb": chunk_mb, "start": start, "stop": stop}
-    for first, block in blocks(points, points, **options) if start < stop else ():
+    scores = partial(blocks, metric="euclidean", comparable=True, chunk_mb=chunk_mb, start=start, stop=stop)
+    for first, block in scores(points, points) if start < stop else ():
         own = torch.arange(len(block), device=block.device)
         rows = slice(first, first + len(block))
         farthest[rows] = block.amin(1).neg().clamp_min(0).cpu().numpy()

@@ -131,10 +131,9 @@ def reranked(
     start, stop = shares.bounds(len(query), query.tile_rows)
     if start >= stop:
         return
+    entry = int(matrix.starts[len(query)])  # the first of the gallery's
     of_gallery = Sparse(
-        matrix.starts[len(query) :] - matrix.starts[len(query)],
-        *(part[matrix.starts[len(query)] :] for part in (matrix.columns, matrix.values)),
-        matrix.width,
+        matrix.starts[len(query) :] - entry, matrix.columns[entry:], matrix.values[entry:], matrix.width
     ).transposed()
     bar = Bar(stop - start, "re-ranking, distances", enabled=progress)
     for first, block in blocks(

@@ -113,8 +113,15 @@ def evaluate(
     start, stop = shares.bounds(len(ready.query), ready.query.tile_rows)
     if len(ready.gallery) and start < stop:
         bar = Bar(stop - start, "scores", enabled=progress and shares.rank == 0)
-        options = {"metric": metric, "comparable": bool(rates), "chunk_mb": chunk_mb}
-        for first, block in blocks(ready.query, ready.gallery, start=start, stop=stop, **options):
+        for first, block in blocks(
+            ready.query,
+            ready.gallery,
+            metric=metric,
+            comparable=bool(rates),
+            chunk_mb=chunk_mb,
+            start=start,
+            stop=stop,
+        ):
             tally.add(first, block)
             bar.update(len(block))
         bar.close()

@@ -21,7 +21,9 @@ def free_port() -> int:
         return int(s.getsockname()[1])
 
 
-def _worker(rank: int, function: Callable[..., Any], world: int, port: int, out: str, args: tuple[Any, ...]) -> None:
+def _worker(
+    rank: int, function: Callable[..., Any], world: int, port: int, out: str, args: tuple[Any, ...]
+) -> None:
     torch.set_num_threads(1)
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), RANK=str(rank), WORLD_SIZE=str(world))
     os.environ["LOCAL_RANK"] = str(rank)

@@ -177,9 +177,7 @@ def test_flat_mistakes_are_named(tmp_path: Path, text: str, words: list[str]) ->
 
 def test_every_key_has_a_comment_and_is_read_by_code() -> None:
     lines = Path("configs/defaults.py").read_text().splitlines()
-    files = list(Path().glob("*.py")) + [
-        p for d in ("engine", "tools") for p in Path(d).glob("**/*.py")
-    ]
+    files = list(Path().glob("*.py")) + [p for d in ("engine", "tools") for p in Path(d).glob("**/*.py")]
     code = "\n".join(p.read_text() for p in files)
     for key in known_keys(_C):
         line = next(x for x in lines if x.startswith(f"_C.{key} ="))
