@@ -1,0 +1,184 @@
+"""The tables of docs/results.md: every run on the embedded domains, over several seeds, mean and deviation.
+
+python benchmarks/results.py camera_aware [ecn] [disentangle] [m3l] [central_feature] [--seeds 0 1 2] [--lanes 2]
+python benchmarks/results.py camera_aware --commands      # the rows' commands, nothing runs
+
+Runs whose result is in logs/ already are not repeated. Each lane is one process of one thread. Runs that share
+their first epochs go on from one checkpoint: a resumed run ends in the same bytes as an unbroken one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shlex
+import statistics
+import subprocess
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of a table.
+
+    Args:
+        title: what it shows.
+        run: name of the run; several rows may read one.
+        config: its YAML.
+        overrides: beside NAME and SEED; "{seed}" stands for the seed.
+        after: run and epoch that it goes on from.
+        read: evaluation that the row tells.
+    """
+
+    title: str
+    run: str
+    config: str
+    overrides: str = ""
+    after: tuple[str, int] | None = None
+    read: str = "final"
+
+    def name(self, seed: int) -> str:
+        return f"{self.run}-s{seed}"
+
+    def command(self, seed: int | str, name: str) -> list[str]:
+        more = shlex.split(self.overrides.replace("{seed}", str(seed)))
+        return [self.config, "NAME", name, "SEED", str(seed), *more]
+
+    def score(self, seed: int) -> dict[str, float] | None:
+        path = ROOT / "logs" / self.name(seed) / "metrics.jsonl"
+        if not path.exists():
+            return None
+        entries = [json.loads(line) for line in path.read_text().splitlines()]
+        if not any(entry.get("title") == "final" for entry in entries):
+            return None
+        return next(entry for entry in reversed(entries) if entry.get("title") == self.read)
+
+
+DEMO, ECN = "configs/demo.yml", "configs/ecn/demo.yml"
+DISENTANGLE, M3L = "configs/disentangle/demo.yml", "configs/m3l/demo.yml"
+STAGE1, STAGE2 = "configs/central_feature/demo_pretrain.yml", "configs/central_feature/demo.yml"
+KEPT = "CHECKPOINT.PERIOD {0} CHECKPOINT.N_SAVED 9"
+AGNOSTIC = "CAMERA_AWARE.NEIGHBOR_MODE camera_agnostic CAMERA_AWARE.AGNOSTIC_START 3"
+FIRST = "MODEL.WEIGHTS checkpoints/patch-first-s{seed}/last.pt"
+FROM, ECN_FROM = ("adapted", 8), ("ecn", 6)
+
+TABLES: dict[str, Sequence[Row]] = {
+    "camera_aware": (
+        Row("direct transfer", "adapted", DEMO, KEPT.format(8), read="direct transfer"),
+        Row("camera-agnostic neighbours", "agnostic", DEMO, AGNOSTIC, FROM),
+        Row("intra-camera loss", "intra", DEMO, "CAMERA_AWARE.INTER_WEIGHT 0", FROM),
+        Row("intra + inter (the demo)", "adapted", DEMO, KEPT.format(8)),
+        Row("intra + inter + mixup", "mixup", DEMO, "CAMERA_AWARE.MIXUP true", FROM),
+        Row(
+            "supervised on the target",
+            "bound",
+            "configs/demo.yml",
+            "DATASETS.SOURCES ['synthetic:winter'] DATASETS.ADAPT false CAMERA_AWARE.SOURCE_EPOCHS 0 "
+            "SOLVER.EPOCHS 16 SOLVER.STEPS [14]",
+        ),
+    ),
+    "ecn": (
+        Row("direct transfer", "ecn", ECN, KEPT.format(6), read="direct transfer"),
+        Row("exemplar", "exemplar", ECN, "ECN.NEIGHBORS 0 INPUT.CAMSTYLE none", ECN_FROM),
+        Row("exemplar + camera", "camera", ECN, "ECN.NEIGHBORS 0", ECN_FROM),
+        Row("exemplar + camera + neighbourhood (ECN)", "ecn", ECN, KEPT.format(6)),
+        Row("ECN + MMD", "mmd", ECN, "ECN.MMD true", ECN_FROM),
+    ),
+    "disentangle": (
+        Row("direct transfer", "pose", DISENTANGLE, read="direct transfer"),
+        Row("identity and pose", "pose", DISENTANGLE),
+        Row("ARN variant", "arn", DISENTANGLE, "DISENTANGLE.VARIANT arn"),
+    ),
+    "m3l": (
+        Row("joint training", "joint", M3L, "M3L.META false"),
+        Row("M3L, META_GRADIENT original", "original", M3L),
+        Row("M3L, META_GRADIENT full", "full", M3L, "M3L.META_GRADIENT full"),
+    ),
+    "central_feature": (
+        Row("stage 1: labelled summer", "patch-first", STAGE1),
+        Row("stage 2, PEDAL (PAUL)", "pedal", STAGE2, FIRST),
+        Row("stage 2, central", "central", STAGE2, f"{FIRST} CENTRAL_FEATURE.LOSS central"),
+    ),
+}
+
+
+def train(row: Row, seed: int, devices: str) -> None:
+    """Run a row unless its result lies in logs/."""
+    if row.score(seed):
+        return
+    command = row.command(seed, row.name(seed))
+    if row.after:
+        command += ["RESUME", f"checkpoints/{row.after[0]}-s{seed}/epoch-{row.after[1]:05d}.pt"]
+    print("  " + shlex.join(command), flush=True)
+    subprocess.run(
+        [sys.executable, "train.py", "--devices", devices, *command],
+        cwd=ROOT,
+        env={"OMP_NUM_THREADS": "1", **os.environ},
+        stdout=subprocess.DEVNULL,
+        check=True,
+    )
+
+
+def run_all(rows: Sequence[Row], seeds: Sequence[int], devices: str, lanes: int) -> None:
+    """Rows from scratch first, then those that go on from them."""
+    runs = {row.run: row for row in rows}.values()
+    needing = [row for row in runs if row.after or "MODEL.WEIGHTS" in row.overrides]
+    for part in ([row for row in runs if row not in needing], needing):
+        with ThreadPoolExecutor(lanes) as pool:
+            for done in [pool.submit(train, row, seed, devices) for seed in seeds for row in part]:
+                done.result()
+
+
+def table(rows: Sequence[Row], seeds: Sequence[int]) -> str:
+    lines = ["| | mAP | Rank-1 | Rank-5 |", "|---|---|---|---|"]
+    for row in rows:
+        scores = [score for seed in seeds if (score := row.score(seed))]
+        if len(scores) < len(seeds):
+            lines.append(f"| {row.title} | {len(scores)} of {len(seeds)} runs done | | |")
+            continue
+        cells = [[100 * score[f"target/{key}"] for score in scores] for key in ("mAP", "rank1", "rank5")]
+        spread = [statistics.stdev(cell) if len(cell) > 1 else 0.0 for cell in cells]
+        values = [f"{statistics.mean(cell):.1f} ± {s:.1f}" for cell, s in zip(cells, spread)]
+        lines.append(f"| {row.title} | " + " | ".join(values) + " |")
+    return "\n".join(lines)
+
+
+def commands(rows: Sequence[Row]) -> str:
+    lines = [
+        f"{row.title}: bash train.sh cpu {shlex.join(row.command('S', row.run + '-sS'))}"
+        + (f"   # the line {row.read!r} of its table" if row.read != "final" else "")
+        for row in rows
+    ]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("tables", nargs="+", choices=list(TABLES))
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--lanes", type=int, default=2, help="runs at a time")
+    parser.add_argument("--devices", default="cpu")
+    parser.add_argument("--commands", action="store_true", help="tell the rows' commands, run nothing")
+    parser.add_argument("--done", action="store_true", help="tables of what logs/ holds, run nothing")
+    arguments = parser.parse_args()
+    for name in arguments.tables:
+        rows = TABLES[name]
+        if arguments.commands:
+            print(commands(rows))
+            continue
+        if not arguments.done:
+            run_all(rows, arguments.seeds, arguments.devices, arguments.lanes)
+        print(f"\n{name}, seeds {arguments.seeds}\n\n{table(rows, arguments.seeds)}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
