@@ -46,7 +46,8 @@ def _check_batch(cfg: CfgNode, world: int) -> None:
 
 def _rank(cfg: CfgNode, devices: str) -> int:
     """Train on this rank; the exit code."""
-    from engine.trainer import Stopped, run
+    from engine.handlers import Stopped
+    from engine.trainer import run
 
     try:
         run(cfg, connect(parse_devices(devices)))

@@ -2,41 +2,27 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from ignite.engine import Engine, Events
+from ignite.engine import Engine
 from yacs.config import CfgNode
 
 from engine import checkpoint
-from engine.announce import conclude, evaluation_title, introduce
+from engine.announce import conclude, introduce
 from engine.data import Data, build_data, build_evaluation
-from engine.distributed import (
-    Ranks,
-    StopRequest,
-    agree,
-    average_buffers,
-    bare,
-    barrier,
-    synchronise_gradients,
-)
+from engine.distributed import Ranks, StopRequest, agree, bare, barrier
 from engine.errors import InputError
 from engine.feed import on_device
+from engine.handlers import Handlers
 from engine.hardware import prepare_backbones, set_arithmetic
 from engine.log import LOGGER, Recorder, setup_text
 from engine.method import Method
 from engine.methods.table import METHODS
 from engine.monitor import Monitor
 from engine.target import Progress, TargetEvaluation
-
-
-class Stopped(Exception):
-    """All ranks agreed to stop on a signal; the checkpoint is written."""
-
-    def __init__(self, signum: int) -> None:
-        super().__init__(signum)
-        self.signum = signum
 
 
 def run(cfg: CfgNode, ranks: Ranks) -> None:
@@ -58,12 +44,7 @@ def run(cfg: CfgNode, ranks: Ranks) -> None:
     _load_weights(cfg, method)
     prepare_backbones(cfg, method.state["model"], ranks.device)
     state = {**method.state, "progress": progress}
-    done = _restore(cfg, ranks, data, state, resume)
-    if not agree(done, ranks):
-        raise InputError(
-            "RESUME: the processes found different checkpoints; all machines must share OUTPUT_DIR"
-        )
-    length, epochs, group = len(data.streams), cfg.SOLVER.EPOCHS, cfg.SOLVER.ACCUMULATE
+    done, length = _restore(cfg, ranks, data, state, resume), len(data.streams)
     if ranks.first:
         introduce(cfg, ranks, data, target, resume, done)
         if not resume and (moved := checkpoint.set_aside(saved)):
@@ -71,71 +52,28 @@ def run(cfg: CfgNode, ranks: Ranks) -> None:
     recorder = Recorder(logs if ranks.first else None, tensorboard=cfg.LOG.TENSORBOARD, after=done)
     monitor = Monitor(cfg, data, method, recorder)
     evaluation = TargetEvaluation(cfg, method.extractor, target, ranks, recorder, progress)
-    stop = StopRequest(ranks)
-
-    def evaluate(engine: Engine, title: str) -> bool:
-        best = evaluation.score(engine, title)
-        if ranks.first:
-            recorder.draw(engine.state.iteration, engine.state.epoch, method.pictures())
-        return best
-
-    def evaluate_at_start(engine: Engine) -> None:
-        if cfg.TEST.AT_START and not done:
-            evaluate(engine, "start")
-
-    def prepare_epoch(engine: Engine) -> None:
-        if engine.state.iteration % length == 0:  # not when resuming in the middle of an epoch
-            method.prepare(engine.state.epoch)
-        monitor.start_epoch(engine)
-
-    def seed_step(engine: Engine) -> None:
-        """Random numbers of a step come from (seed, step, rank), so that a resumed run draws the same."""
-        torch.manual_seed((cfg.SEED * 1_000_003 + engine.state.iteration) * 4099 + ranks.rank)
-
-    def average_last_of_group(engine: Engine) -> None:
-        """Steps whose gradients are only added up need not exchange them."""
-        synchronise_gradients(method.state["model"], engine.state.iteration % group == 0)
-
-    def stop_in_epoch(engine: Engine) -> None:
-        position = engine.state.iteration % length
-        if stop.agreed() and position and position % group == 0:  # at an epoch's end ``finish_epoch`` saves
-            monitor.report(engine, position)
-            _save(cfg, ranks, saved, state, engine, mid_epoch=True)
-            raise Stopped(stop.agreed())
-
-    def finish_epoch(engine: Engine) -> None:
-        monitor.bar.close()
-        epoch = engine.state.epoch
-        average_buffers(state["model"], ranks)
-        method.scheduler.step()
-        title = evaluation_title(cfg, method, epoch)
-        best = evaluate(engine, title) if title else False
-        if best or epoch % cfg.CHECKPOINT.PERIOD == 0 or epoch == epochs or stop.agreed():
-            _save(cfg, ranks, saved, state, engine, best=best)
-        if stop.agreed():
-            raise Stopped(stop.agreed())
+    stop, save = StopRequest(ranks), partial(_save, cfg, ranks, saved, state)
 
     engine = Engine(method.train_step)
     engine.logger.disabled = True  # its errors reach the user once, from the entry point
-    engine.add_event_handler(Events.STARTED, evaluate_at_start)
-    engine.add_event_handler(Events.EPOCH_STARTED, prepare_epoch)
-    engine.add_event_handler(Events.ITERATION_STARTED, seed_step)
-    engine.add_event_handler(Events.ITERATION_STARTED, average_last_of_group)
-    engine.add_event_handler(Events.ITERATION_COMPLETED, monitor.add_step)
-    engine.add_event_handler(Events.ITERATION_COMPLETED, stop.poll)
-    engine.add_event_handler(Events.ITERATION_COMPLETED, stop_in_epoch)
-    engine.add_event_handler(Events.EPOCH_COMPLETED, finish_epoch)
-    data.streams.start(done)
+    Handlers(cfg, ranks, method, monitor, evaluation, recorder, stop, save, length, done).attach(engine)
     try:
         with stop:
-            if done < length * epochs:  # ignite would start a finished run anew
-                engine.load_state_dict({"iteration": done, "epoch_length": length, "max_epochs": epochs})
-                engine.run(on_device(data.streams, ranks.device), max_epochs=epochs, epoch_length=length)
+            _train(engine, data, done, cfg.SOLVER.EPOCHS)
     finally:
         data.streams.close()
         recorder.close()
     if ranks.first:
         conclude(evaluation, logs, saved)
+
+
+def _train(engine: Engine, data: Data, done: int, epochs: int) -> None:
+    """All steps from ``done`` on."""
+    length = len(data.streams)
+    data.streams.start(done)
+    if done < length * epochs:  # ignite would start a finished run anew
+        engine.load_state_dict({"iteration": done, "epoch_length": length, "max_epochs": epochs})
+        engine.run(on_device(data.streams, data.ranks.device), max_epochs=epochs, epoch_length=length)
 
 
 def _make_folders(cfg: CfgNode, ranks: Ranks, folders: tuple[Path, ...]) -> None:
@@ -160,9 +98,16 @@ def _load_weights(cfg: CfgNode, method: Method) -> None:
 
 
 def _restore(cfg: CfgNode, ranks: Ranks, data: Data, state: dict[str, Any], path: Path | None) -> int:
-    """Load a run's state; returns its finished steps (0 for a new run)."""
-    if path is None:
-        return 0
+    """Load a run's state; returns its finished steps (0 for a new run), the same on all ranks."""
+    done = _load(cfg, ranks, data, state, path) if path else 0
+    if not agree(done, ranks):
+        raise InputError(
+            "RESUME: the processes found different checkpoints; all machines must share OUTPUT_DIR"
+        )
+    return done
+
+
+def _load(cfg: CfgNode, ranks: Ranks, data: Data, state: dict[str, Any], path: Path) -> int:
     content = checkpoint.read_checkpoint(path)
     if content.get("method") != cfg.METHOD or "engine" not in content:
         raise InputError(

@@ -14,9 +14,9 @@ from torch import nn
 
 from engine.distributed import Ranks, agree, parallel, synchronise_gradients
 from engine.errors import InputError
+from engine.handlers import Stopped
 from engine.monitor import Monitor
 from engine.optim import Precision
-from engine.trainer import Stopped
 from modeling.weights import read_checkpoint
 from tests.ranks import run_ranks
 from tests.tiny import differences, overrides, train
