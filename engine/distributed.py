@@ -127,7 +127,7 @@ def parallel(
     if sync_bn:
         if ranks.device.type != "cuda":
             raise InputError("MODEL.SYNC_BN true needs GPUs: set it to false on the CPU")
-        network = nn.SyncBatchNorm.convert_sync_batchnorm(network)
+        synchronise_batch_norms(network)
     ids = [ranks.device.index] if ranks.device.type == "cuda" else None
     return DistributedDataParallel(
         network,
@@ -137,6 +137,18 @@ def parallel(
         find_unused_parameters=find_unused,
         static_graph=static,
     )
+
+
+def synchronise_batch_norms(network: nn.Module) -> None:
+    """Let plain batch norms inside a network take their statistics over all ranks, in place.
+
+    Norms of our own (split, meta) are left: they are other functions, and synchronise by an argument of theirs.
+    """
+    for name, child in network.named_children():
+        if type(child) in (nn.BatchNorm1d, nn.BatchNorm2d):
+            setattr(network, name, nn.SyncBatchNorm.convert_sync_batchnorm(child))
+        else:
+            synchronise_batch_norms(child)
 
 
 def synchronise_gradients(network: nn.Module, wanted: bool) -> None:
