@@ -104,8 +104,6 @@ def test_compiling_marks_the_backbone_and_no_name_changes() -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(bool(hardware.missing_for_compiling(CPU)), reason="no compiler here")
-@pytest.mark.slow
-@pytest.mark.skipif(bool(hardware.missing_for_compiling(CPU)), reason="no compiler here")
 def test_compiled_gradients_and_statistics_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     plain = ReIDNet(build_backbone("tiny"), 4).to(memory_format=torch.channels_last)
