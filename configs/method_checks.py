@@ -55,7 +55,7 @@ def check_disentangle(cfg: CfgNode) -> None:
             f"METHOD disentangle needs pairs of one person: DATALOADER.INSTANCES is {cfg.DATALOADER.INSTANCES}, "
             "set it to 2 or more"
         )
-    stride = 8 if cfg.MODEL.BACKBONE == "tiny" else 16 * cfg.MODEL.LAST_STRIDE
+    stride = (8 if cfg.MODEL.BACKBONE == "tiny" else 16) * cfg.MODEL.LAST_STRIDE
     if any(side % stride for side in cfg.INPUT.SIZE):
         near = [max(1, round(side / stride)) * stride for side in cfg.INPUT.SIZE]
         raise ConfigError(

@@ -65,11 +65,12 @@ class TinyBackbone(nn.Module):
         last_stride: 1 or 2, of the last stage.
     """
 
-    out_channels, stride = 256, 8
+    out_channels = 256
     first_stages = (("stem",), ("stages.0",), ("stages.1",))
 
     def __init__(self, last_stride: int) -> None:
         super().__init__()
+        self.stride = 8 * last_stride
         self.stem = nn.Sequential(
             nn.Conv2d(3, 32, 5, stride=2, padding=2, bias=False), nn.BatchNorm2d(32), nn.ReLU(inplace=True)
         )

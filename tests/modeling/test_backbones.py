@@ -22,7 +22,7 @@ from modeling.reid import Halves, ReIDNet
 def test_feature_map(name: str, stride: int, channels: int, reduction: int) -> None:
     backbone = build_backbone(name, last_stride=stride).eval()
     maps = backbone(torch.randn(1, 3, 64, 32))
-    assert backbone.out_channels == channels
+    assert (backbone.out_channels, backbone.stride) == (channels, reduction)
     assert maps.shape == (1, channels, 64 // reduction, 32 // reduction)
 
 

@@ -26,7 +26,7 @@ from tests.ranks import run_ranks
 from tests.tiny import CPU, differences, overrides, train
 
 CONFIG = "configs/disentangle/demo.yml"
-ADAPT = ["DISENTANGLE.SOURCE_EPOCHS", "0", "DISENTANGLE.DECODER_WIDTHS", "[16, 8]"]
+ADAPT = ["MODEL.LAST_STRIDE", "1", "DISENTANGLE.SOURCE_EPOCHS", "0", "DISENTANGLE.DECODER_WIDTHS", "[16, 8]"]
 TERMS = {"cls", "app", "ctr", "rec", "dif", "mmd"}
 
 
