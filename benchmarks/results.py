@@ -65,21 +65,22 @@ DEMO, ECN = "configs/demo.yml", "configs/ecn/demo.yml"
 DISENTANGLE, M3L = "configs/disentangle/demo.yml", "configs/m3l/demo.yml"
 STAGE1, STAGE2 = "configs/central_feature/demo_pretrain.yml", "configs/central_feature/demo.yml"
 KEPT = "CHECKPOINT.PERIOD {0} CHECKPOINT.N_SAVED 9"
+PLAIN = "CAMERA_AWARE.MIXUP false"
 AGNOSTIC = "CAMERA_AWARE.NEIGHBOR_MODE camera_agnostic CAMERA_AWARE.AGNOSTIC_START 3"
 FIRST = "MODEL.WEIGHTS checkpoints/patch-first-s{seed}/last.pt"
 FROM, ECN_FROM = ("adapted", 8), ("ecn", 6)
 
 TABLES: dict[str, Sequence[Row]] = {
     "camera_aware": (
-        Row("direct transfer", "adapted", DEMO, KEPT.format(8), read="direct transfer"),
-        Row("camera-agnostic neighbours", "agnostic", DEMO, AGNOSTIC, FROM),
-        Row("intra-camera loss", "intra", DEMO, "CAMERA_AWARE.INTER_WEIGHT 0", FROM),
-        Row("intra + inter (the demo)", "adapted", DEMO, KEPT.format(8)),
-        Row("intra + inter + mixup", "mixup", DEMO, "CAMERA_AWARE.MIXUP true", FROM),
+        Row("direct transfer", "adapted", DEMO, f"{PLAIN} {KEPT.format(8)}", read="direct transfer"),
+        Row("camera-agnostic neighbours", "agnostic", DEMO, f"{PLAIN} {AGNOSTIC}", FROM),
+        Row("intra-camera loss", "intra", DEMO, f"{PLAIN} CAMERA_AWARE.INTER_WEIGHT 0", FROM),
+        Row("intra + inter", "adapted", DEMO, f"{PLAIN} {KEPT.format(8)}"),
+        Row("intra + inter + mixup (the demo)", "mixup", DEMO, "", FROM),
         Row(
             "supervised on the target",
             "bound",
-            "configs/demo.yml",
+            DEMO,
             "DATASETS.SOURCES ['synthetic:winter'] DATASETS.ADAPT false CAMERA_AWARE.SOURCE_EPOCHS 0 "
             "SOLVER.EPOCHS 16 SOLVER.STEPS [14]",
         ),
