@@ -4,13 +4,13 @@
 
 loop      images/s of (a) bare training steps on batches that lie on the device, (b) the trainer's loop with all its
           handlers from the decoded store, (c) the same loop fed by PIL, torchvision and DataLoader workers, in turn;
-          peak memory; the share of each part of a step
+          peak memory; the share of each part of a step, on a GPU of the time that it is busy
 loss      the camera-aware loss against its direct dense formulation, forward and backward
 bank      memory and camera-aware loss at N/4, N/2 and N rows: time and peak memory of a step
 methods   (b) over (a) for every method with its demo YAML
 startup   seconds from the command to the first finished step, with a warm store
 
-Numbers are medians over rounds, a ratio is the median of the rounds' own ratios.
+Numbers are medians over rounds; a ratio is the median of the rounds' own.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -33,36 +33,22 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 import configs
-from benchmarks.train_parts import STEPS, Run, fill, in_trainer, peak, shares, wait
+from benchmarks.train_parts import STEPS, Run, fill, in_trainer, in_turn, peak, ratio, seconds, shares
 from engine.checkpoint import save
 from engine.data import read
 from engine.distributed import Ranks, bare
 from losses.neighborhood import camera_aware
 from modeling.memory import FeatureMemory
 
-ROOT = Path(__file__).resolve().parent.parent
-METHODS = (
-    "demo",
-    "ecn/demo",
-    "disentangle/demo",
-    "m3l/demo",
-    "central_feature/demo_pretrain",
-    "central_feature/demo",
-)
-DEFAULTS: dict[str, tuple[Any, Any]] = {  # on a GPU, on a CPU
-    "backbone": ("resnet50", "tiny"),
-    "size": ([256, 128], [128, 64]),
-    "batch": (256, 64),
-    "rows": ([12_936, 32_621], [4_000]),
-    "steps": (50, 10),
-    "amp": ("float16", "bfloat16"),
-    "workers": (16, 2),  # of way (c)
-    "bank_rows": (1_000_000, 1_000_000),
-    "dim": (2048, 128),  # of the memories of ``loss`` and ``bank``
-}
+OURS = partial(camera_aware, scale=10.0, eps=0.8)
+METHODS = ("demo", "ecn/demo", "disentangle/demo", "m3l/demo")
+DEFAULTS: dict[str, tuple[Any, Any]] = {  # on a GPU, on a CPU; workers: of way (c); dim: of memories in loss, bank
+    "backbone": ("resnet50", "tiny"), "size": ([256, 128], [128, 64]), "batch": (256, 64),
+    "rows": ([12_936, 32_621], [4_000]), "steps": (50, 10), "amp": ("float16", "bfloat16"), "workers": (16, 2),
+    "bank_rows": (1_000_000, 1_000_000), "dim": (2048, 128),
+}  # fmt: skip
 
 
 def ours(o: argparse.Namespace, *more: object) -> list[str]:
@@ -71,6 +57,12 @@ def ours(o: argparse.Namespace, *more: object) -> list[str]:
     pairs += ["DATASETS.SYNTHETIC.TEST_IDENTITIES", 8, "DATASETS.CACHE", "disk", "NAME", "bench"]
     pairs += ["DATASETS.CACHE_DIR", o.folder / "store", "OUTPUT_DIR", o.folder / "runs"]
     pairs += ["MODEL.PRETRAINED", "none", "TEST.AT_START", "false", "DATALOADER.ITERS_PER_EPOCH", STEPS]
+    pairs += [
+        "SOLVER.LR",
+        1e-4,
+        "SOLVER.NEW_LR",
+        1e-4,
+    ]  # weights and memories are random: no step may diverge
     return [str(item) for item in (*pairs, *more)]
 
 
@@ -78,14 +70,13 @@ def table(o: argparse.Namespace, domain: str, count: int) -> str:
     """A dataset of ``count`` training images: those of an embedded domain, again and again as other people."""
     splits = read(configs.load("configs/demo.yml", ours(o)), f"synthetic:{domain}")
     train, path = splits.train, o.folder / f"{domain}-{count}.csv"
+    rows: list[tuple[object, ...]] = [("path", "pid", "camid", "split")]
+    for copy, i in (divmod(row, len(train)) for row in range(count)):
+        rows.append((train.paths[i], train.pids[i] + copy * train.num_identities, train.cams[i], "train"))
+    for name, split in (("query", splits.query), ("gallery", splits.gallery)):
+        rows.append((split.paths[0], split.pids[0], split.cams[0], name))
     with path.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["path", "pid", "camid", "split"])
-        for copy, row in (divmod(i, len(train)) for i in range(count)):
-            pid = int(train.pids[row]) + copy * train.num_identities
-            writer.writerow([Path(train.paths[row]).resolve(), pid, train.cams[row], "train"])
-        for name, split in (("query", splits.query), ("gallery", splits.gallery)):
-            writer.writerow([Path(split.paths[0]).resolve(), split.pids[0], split.cams[0], name])
+        csv.writer(file).writerows(rows)
     return f"csv:{path}"
 
 
@@ -95,27 +86,6 @@ def loop_arguments(o: argparse.Namespace, count: int) -> list[str]:
     pairs += ["MODEL.BACKBONE", o.backbone, "INPUT.SIZE", list(o.size), "INPUT.PAD", 10 * o.size[0] // 256]
     pairs += ["DATALOADER.BATCH_SIZE", o.batch, "SOLVER.AMP", o.amp, "LOG.PERIOD", min(50, o.steps)]
     return ours(o, *pairs, "CAMERA_AWARE.INTRA_START", 1, "CAMERA_AWARE.INTER_START", 1)
-
-
-def in_turn(functions: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
-    """What every function says, once a round."""
-    found: dict[str, list[float]] = {name: [] for name in functions}
-    for _ in range(rounds):
-        for name, function in functions.items():
-            found[name].append(function())
-    return found
-
-
-def ratio(over: list[float], under: list[float]) -> float:
-    return statistics.median(a / b for a, b in zip(over, under))
-
-
-def seconds(o: argparse.Namespace, function: Callable[[], object]) -> float:
-    wait(o.device)
-    start = time.perf_counter()
-    function()
-    wait(o.device)
-    return time.perf_counter() - start
 
 
 def loop(o: argparse.Namespace) -> dict[str, dict[str, float]]:
@@ -138,11 +108,11 @@ def methods(o: argparse.Namespace) -> dict[str, dict[str, float]]:
 
     def measure(run: Run) -> dict[str, float]:
         found = in_turn({"a": lambda: run.limit(o.steps), "b": lambda: run.loop(o.steps)}, o.rounds)
-        save(first, {"model": bare(run.method.state["model"]).state_dict()})  # stage 2 begins with stage 1's
+        save(first, {"model": bare(run.method.state["model"]).state_dict()})
         speeds = {f"{name} images/s": statistics.median(values) for name, values in found.items()}
         return {**speeds, "b/a": ratio(found["b"], found["a"])}
 
-    for name in METHODS:
+    for name in (*METHODS, "central_feature/demo_pretrain", "central_feature/demo"):
         weights = ["MODEL.WEIGHTS", first] if name == "central_feature/demo" else []
         result[name] = in_trainer(configs.load(f"configs/{name}.yml", ours(o, *weights)), o.ranks, measure)
     return result
@@ -153,19 +123,20 @@ def direct(s: Tensor, index: Tensor, cams: Tensor, memory_cams: Tensor) -> list[
     sums = [s.new_zeros(()), s.new_zeros(())]
     for camera in cams.unique().tolist():
         rows, same = (cams == camera).nonzero()[:, 0], memory_cams == camera
-        own = torch.zeros_like(s[rows], dtype=torch.bool).scatter_(1, index[rows, None], True)
+        part, values = s[rows], s.detach()[rows]  # [R, N]
+        own = torch.zeros_like(values, dtype=torch.bool).scatter_(1, index[rows, None], True)
         for side, columns in enumerate((same, ~same)):
-            log_p = torch.log_softmax(10.0 * s[rows][:, columns], dim=1).clamp_min(math.log(1e-5))
-            candidates = columns & ~own  # [R, N]
-            most = s[rows].where(candidates, -1.0).amax(dim=1, keepdim=True)
-            near = (candidates & (s[rows] > 0.8 * most))[:, columns]
+            log_p = torch.log_softmax(10.0 * part[:, columns], dim=1).clamp_min(math.log(1e-5))
+            candidates = columns & ~own
+            most = values.where(candidates, -1.0).amax(dim=1, keepdim=True)
+            near = (candidates & (values > 0.8 * most))[:, columns]
             weight = near / near.sum(dim=1, keepdim=True).clamp_min(1)
             sums[side] = sums[side] - (log_p * (weight + own[:, columns])).sum()
     return [total / len(cams) for total in sums]
 
 
 class Case:
-    """A memory of random rows with cameras, and half a batch of features near some of them."""
+    """A memory of random rows with cameras, and half a batch of features near some of them, about as long."""
 
     def __init__(self, o: argparse.Namespace, count: int) -> None:
         torch.manual_seed(0)
@@ -173,8 +144,8 @@ class Case:
         fill(self.memory)
         cams = torch.randint(6, (count,), device=o.device)
         self.index = torch.randperm(count, device=o.device)[: o.batch // 2]
-        noise = torch.randn(len(self.index), o.dim, device=o.device) / o.dim**0.5
-        self.features = F.normalize(self.memory.features[self.index] + noise).requires_grad_()
+        rows = self.memory.features[self.index]
+        self.features = (rows + torch.randn_like(rows) / o.dim**0.5).div(2**0.5).requires_grad_()
         self.similarity = self.memory.similarity(self.features).detach().requires_grad_()
         self.others = self.index, cams[self.index], cams
 
@@ -185,22 +156,22 @@ class Case:
 
     def step(self) -> None:
         """Similarity, loss, gradient of the features, update."""
-        intra, inter = camera_aware(self.memory.similarity(self.features), *self.others, scale=10.0, eps=0.8)
+        intra, inter = OURS(self.memory.similarity(self.features), *self.others)
         (intra + 0.5 * inter).backward()
         self.memory.update(self.features, self.index, keep=0.6, rounds=1)
 
 
 def loss(o: argparse.Namespace) -> dict[str, dict[str, float]]:
-    result, functions = {}, {"ours": partial(camera_aware, scale=10.0, eps=0.8), "direct": direct}
+    result: dict[str, dict[str, float]] = {}
+    functions: dict[str, Callable[..., Any]] = {"ours": OURS, "direct": direct}
     for case in (Case(o, count) for count in o.rows):
-        ways = {n: partial(seconds, o, partial(case.gradient, f)) for n, f in functions.items()}
-        in_turn(ways, 2)
+        ways = {n: partial(seconds, partial(case.gradient, f), o.device) for n, f in functions.items()}
+        beyond = {f"{n} MiB": peak(partial(case.gradient, f), o.device)[0] for n, f in functions.items()}
         took = in_turn(ways, 3 * o.rounds)
         pairs = zip(*map(case.gradient, functions.values()))
-        result[case.name] = {
+        result[case.name] = beyond | {
             **{f"{name} ms": 1e3 * statistics.median(times) for name, times in took.items()},
             "times faster": ratio(took["direct"], took["ours"]),
-            **{f"{n} MiB": peak(partial(case.gradient, f), o.device)[0] for n, f in functions.items()},
             "largest relative difference": max(float((x - y).norm() / y.norm()) for x, y in pairs),
         }
     return result
@@ -208,45 +179,36 @@ def loss(o: argparse.Namespace) -> dict[str, dict[str, float]]:
 
 def bank(o: argparse.Namespace) -> dict[str, dict[str, float]]:
     result: dict[str, dict[str, float]] = {}
-    for count in (o.bank_rows // 4, o.bank_rows // 2, o.bank_rows):
-        case = Case(o, count)
-        case.similarity = case.similarity[:0]  # gives its memory back
-        case.step()
-        took = statistics.median(seconds(o, case.step) for _ in range(3 * o.rounds))
+    for case in (Case(o, o.bank_rows // part) for part in (4, 2, 1)):
+        count = len(case.memory.features)
         beyond, block = peak(case.step, o.device)[0], len(case.index) * count * 4 / 2**20
+        took = statistics.median(seconds(case.step, o.device) for _ in range(3 * o.rounds))
         result[case.name] = {
             "bank MiB": count * o.dim * 4 / 2**20, "step ms": 1e3 * took, "ns a row": 1e9 * took / count,
             "MiB beyond the bank": beyond, "in blocks of [B, N] float32": beyond / block,
         }  # fmt: skip
-        del case
     return result
 
 
 def startup(o: argparse.Namespace) -> dict[str, dict[str, float]]:
-    arguments = [*loop_arguments(o, o.rows[0]), "LOG.PERIOD", "1"]
-    command = [sys.executable, "train.py", "--devices", "0" if o.device.type == "cuda" else "cpu"]
+    device = "0" if o.device.type == "cuda" else "cpu"
+    command = [sys.executable, "train.py", "--devices", device, "configs/duke2market.yml"]
+    command += [*loop_arguments(o, o.rows[0]), "LOG.PERIOD", "1"]
     lines = o.folder / "runs" / "logs" / "bench" / "metrics.jsonl"
     times = []
     for _ in range(1 + o.rounds):  # the first may still build the store
         lines.unlink(missing_ok=True)
         start = time.perf_counter()
-        run = subprocess.Popen(
-            [*command, "configs/duke2market.yml", *arguments], cwd=ROOT, stdout=subprocess.DEVNULL
-        )
-        while not (lines.is_file() and lines.read_text().count("\n")):
-            if run.poll() is not None:
-                raise SystemExit(f"the run ended with code {run.returncode} before its first step")
-            time.sleep(0.01)
-        times.append(time.perf_counter() - start)
-        run.kill()
-        run.wait()
-    imports = [sys.executable, "-c", "import engine.trainer"]
-    alone = seconds(o, lambda: subprocess.run(imports, cwd=ROOT, check=True))
-    return {"command to first step": {"seconds": statistics.median(times[1:]), "imports alone": alone}}
+        with subprocess.Popen(command, cwd=Path(__file__).parent.parent, stdout=subprocess.DEVNULL) as run:
+            while not (lines.is_file() and lines.read_text().count("\n")):
+                assert run.poll() is None, "the run ended before its first step"
+                time.sleep(0.01)
+            times.append(time.perf_counter() - start)
+            run.kill()
+    return {"command to first step": {"seconds": statistics.median(times[1:])}}
 
 
 def show(part: str, rows: dict[str, dict[str, float]]) -> None:
-    """A table with one column a case, since cases have many numbers."""
     print(f"\n| {part} | " + " | ".join(rows) + " |\n|---" + "|---:" * len(rows) + "|")
     for name in next(iter(rows.values())):
         print(f"| {name} | " + " | ".join(f"{row[name]:,.4g}" for row in rows.values()) + " |", flush=True)
@@ -257,15 +219,12 @@ PARTS = {"loop": loop, "loss": loss, "bank": bank, "methods": methods, "startup"
 
 def main() -> None:
     gpu = torch.cuda.is_available()
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("parts", nargs="*", choices=[*PARTS], metavar="PART", help="default: all of them")
-    for name, choice in DEFAULTS.items():
-        value = choice[not gpu]
-        many, kind = isinstance(value, list), type(value[0] if isinstance(value, list) else value)
-        flag = f"--{name.replace('_', '-')}"
-        parser.add_argument(flag, type=kind, nargs="+" if many else None, default=value, help=f"{value}")
+    for name, (large, small) in DEFAULTS.items():
+        value = large if gpu else small
+        shape = {"nargs": "+", "type": type(value[0])} if isinstance(value, list) else {"type": type(value)}
+        parser.add_argument(f"--{name.replace('_', '-')}", default=value, help=f"{value}", **shape)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=0, help="of PyTorch; 0: its own choice")
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()) / "reid-bench")
@@ -274,12 +233,11 @@ def main() -> None:
     o.device = torch.device("cuda", 0) if gpu else torch.device("cpu")
     o.ranks, o.folder = Ranks(0, 0, 1, o.device), o.folder.resolve()
     o.folder.mkdir(parents=True, exist_ok=True)
-    if o.threads:
-        torch.set_num_threads(o.threads)
+    torch.set_num_threads(o.threads or torch.get_num_threads())
     place = torch.cuda.get_device_name() if gpu else f"CPU, {torch.get_num_threads()} threads"
-    settings = {name: getattr(o, name) for name in (*DEFAULTS, "rounds")}
-    print(f"{place}; torch {torch.__version__}; {settings}", flush=True)
-    numbers: dict[str, Any] = {"place": place, "torch": torch.__version__, "settings": settings}
+    numbers: dict[str, Any] = {"place": f"{place}, torch {torch.__version__}"}
+    numbers["settings"] = {name: getattr(o, name) for name in (*DEFAULTS, "rounds")}
+    print(*numbers.values(), sep="; ", flush=True)
     for part in o.parts or PARTS:
         numbers[part] = PARTS[part](o)
         show(part, numbers[part])

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import io
+import statistics
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
@@ -55,15 +57,37 @@ def wait(device: torch.device) -> None:
         torch.cuda.synchronize()
 
 
+def in_turn(functions: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
+    """What every function says, once a round."""
+    found: dict[str, list[float]] = {name: [] for name in functions}
+    for _ in range(rounds):
+        for name, function in functions.items():
+            found[name].append(function())
+    return found
+
+
+def ratio(over: list[float], under: list[float]) -> float:
+    """Median of the rounds' own ratios."""
+    return statistics.median(a / b for a, b in zip(over, under))
+
+
+def seconds(function: Callable[[], object], device: torch.device) -> float:
+    """Time of a call, the device's work included."""
+    wait(device)
+    start = time.perf_counter()
+    function()
+    wait(device)
+    return time.perf_counter() - start
+
+
 def peak(function: Callable[[], object], device: torch.device) -> tuple[float, float]:
     """MiB that a call needs beyond what was there before it, and all of the GPU's (or the process's) at its peak."""
     if device.type == "cpu":
         return process_peak(function)
     torch.cuda.reset_peak_memory_stats()
-    before = torch.cuda.memory_allocated()
+    before = torch.cuda.memory_allocated() / 2**20
     function()
-    most = torch.cuda.max_memory_allocated()
-    return (most - before) / 2**20, most / 2**20
+    return torch.cuda.max_memory_allocated() / 2**20 - before, torch.cuda.max_memory_allocated() / 2**20
 
 
 @dataclass
@@ -106,25 +130,22 @@ class Run:
         self.done = state.iteration
         return self.cfg.DATALOADER.BATCH_SIZE * steps / (time.perf_counter() - start)
 
-    def loop(
-        self,
-        steps: int,
-        feed: Iterable[dict[str, Batch]] | None = None,
-        warm: int = WARM,
-        around: contextlib.AbstractContextManager[Any] | None = None,
-    ) -> float:
-        """Images/s of the engine's loop with all handlers; ``around`` is open while the clock runs."""
+    def loop(self, steps: int, feed: Any = None, warm: int = WARM, tool: profile | None = None) -> float:
+        """Images/s of the engine's loop with all handlers; ``tool`` looks on while the clock runs."""
         marks: list[float] = []
-        seen, around = 0, around or contextlib.nullcontext()
+        first = self.done + warm
 
         def mark(engine: Engine) -> None:
-            nonlocal seen
-            seen += 1
-            if seen in (warm, warm + steps):
+            if engine.state.iteration == first:
+                wait(self.ranks.device)
+                if tool:
+                    tool.start()
+                marks.append(time.perf_counter())
+            elif engine.state.iteration == first + steps:
                 wait(self.ranks.device)
                 marks.append(time.perf_counter())
-                around.__exit__(None, None, None) if len(marks) == 2 else around.__enter__()
-            if seen == warm + steps:
+                if tool:
+                    tool.stop()
                 engine.terminate()
 
         length, epochs = len(self.data.streams), self.cfg.SOLVER.EPOCHS
@@ -138,21 +159,23 @@ class Run:
 
     def per_sample(self, steps: int, workers: int) -> float:
         """Images/s of the same loop when every image is decoded and augmented by itself in worker processes."""
-        with as_they_come(self.data):
-            feed = per_sample_feed(self, workers)
-            return self.loop(steps, on_device(feed, self.ranks.device), warm=WARM + workers)
+        domains: Any = self.data.domains
+        ready = {k: replace(d, transform=lambda images, *_: images) for k, d in domains.items()}
+        with mock.patch.dict(domains, ready):  # the workers have transformed the images
+            feed = on_device(per_sample_feed(self, workers), self.ranks.device)
+            return self.loop(steps, feed, warm=WARM + workers)
 
 
 def fill(memory: FeatureMemory) -> None:
-    """Random rows of length 1, in place and in pieces."""
-    for rows in memory.features.split(1 << 14):
-        rows.copy_(torch.nn.functional.normalize(torch.randn(rows.shape, device=rows.device)))
+    """Random rows of length 1."""
+    memory.features.normal_().div_(memory.features.norm(dim=1, keepdim=True))
 
 
 def in_trainer(cfg: CfgNode, ranks: Ranks, measure: Callable[[Run], Any]) -> Any:
     """What ``measure`` says of a run that the trainer has set up; it stands in for the trainer's own epochs."""
     found: list[Any] = []
     attach = Handlers.attach
+    gc.collect()  # a run before this one, so that its memory is not counted
 
     def note(handlers: Handlers, engine: Engine) -> None:
         attach(handlers, engine)
@@ -199,26 +222,14 @@ def per_sample_feed(run: Run, workers: int) -> Iterator[dict[str, Batch]]:
         yield dict(zip(loaders, batches))
 
 
-@contextlib.contextmanager
-def as_they_come(data: Data) -> Iterator[None]:
-    """The step takes images as they are: the workers have transformed them."""
-    domains: Any = data.domains
-    kept = dict(domains)
-    domains.update({k: replace(d, transform=lambda images, *_: images) for k, d in kept.items()})
-    try:
-        yield
-    finally:
-        domains.update(kept)
-
-
 def shares(run: Run, steps: int, speed: float) -> dict[str, float]:
     """Share of a step's time by part; on a GPU of its busy time, and how ``busy`` it is at ``speed`` images/s."""
     gpu = run.ranks.device.type == "cuda"
-    tool = profile(activities=[ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * gpu)
+    tool = profile(activities=[ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * gpu, acc_events=True)
     with contextlib.ExitStack() as stack:
         for label, owner, name in RANGES:
-            stack.enter_context(mock.patch.object(owner, name, _ranged(getattr(owner, name), label)))
-        rate = run.loop(steps, around=tool)
+            stack.enter_context(mock.patch.object(owner, name, record_function(label)(getattr(owner, name))))
+        rate = run.loop(steps, tool=tool)
     host = [e for e in tool.events() if e.device_type == DeviceType.CPU]
     spent = dict.fromkeys((label for label, *_ in RANGES), 0.0)  # microseconds
     for e in host:
@@ -235,11 +246,3 @@ def shares(run: Run, steps: int, speed: float) -> dict[str, float]:
     spent["backward"] -= spent["optimizer"]  # inside Precision.step
     spent["rest"] = total - sum(spent.values())
     return {**result, **{name: value / total for name, value in spent.items()}}
-
-
-def _ranged(function: Callable[..., Any], label: str) -> Callable[..., Any]:
-    def inside(*args: Any, **options: Any) -> Any:
-        with record_function(label):
-            return function(*args, **options)
-
-    return inside
