@@ -25,7 +25,7 @@ import torch
 
 from benchmarks.loglog import draw
 from engine.rerank import evaluate_reranked, reranked
-from engine.retrieval import Features, evaluate
+from engine.retrieval import Features, Retrieval, evaluate
 from engine.similarity import TILES, Rows
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -137,7 +137,8 @@ def seconds(function: Callable[[], object]) -> float:
 def case_evaluation(size: tuple[int, int, int, int], noise: float, repeats: int) -> dict[str, float]:
     query, gallery = sets(size, noise)
     evaluate(Features(query.vectors[:9], query.pids[:9], query.cams[:9]), gallery)  # libraries start
-    beyond, _ = peak(lambda: evaluate(query, gallery))
+    found: list[Retrieval] = []
+    beyond, _ = peak(lambda: found.append(evaluate(query, gallery)))
     times = [
         (seconds(lambda: bare_product(query, gallery)), seconds(lambda: evaluate(query, gallery)))
         for _ in range(repeats)
@@ -146,7 +147,7 @@ def case_evaluation(size: tuple[int, int, int, int], noise: float, repeats: int)
     start = time.perf_counter()
     usual = full_sort(query, gallery)
     sorting = time.perf_counter() - start
-    result = evaluate(query, gallery)
+    result = found[0]
     difference = np.nanmax(np.abs(usual - result.per_query_ap.numpy()))
     return {
         "mAP": 100 * result.mAP, "product s": min(t[0] for t in times), "whole s": min(t[1] for t in times),
