@@ -99,29 +99,32 @@ class Means:
     """
 
     def __init__(self) -> None:
-        self._sums: dict[str, torch.Tensor] = {}
-        self._counts: dict[str, int] = {}
+        self._sums: dict[tuple[str, ...], torch.Tensor] = {}  # one vector for every set of names
+        self._counts: dict[tuple[str, ...], int] = {}
         self._bad: torch.Tensor | None = None
 
     def add(self, step: int, values: Mapping[str, torch.Tensor]) -> None:
-        for name, value in values.items():
-            value = value.detach().float()
-            known = self._sums.get(name)
-            self._sums[name] = value.clone() if known is None else known + value
-            self._counts[name] = self._counts.get(name, 0) + 1
-        finite = torch.stack([torch.isfinite(v.detach()).all() for v in values.values()]).all()
-        now = torch.where(finite, 0, step)
+        """Add a step's scalars: a handful of operations on the device, however many they are."""
+        names = tuple(values)
+        packed = torch.stack([value.detach().float() for value in values.values()])
+        known = self._sums.get(names)
+        self._sums[names] = packed if known is None else known + packed
+        self._counts[names] = self._counts.get(names, 0) + 1
+        now = torch.where(torch.isfinite(packed).all(), 0, step)
         self._bad = now if self._bad is None else torch.where(self._bad > 0, self._bad, now)
 
     def read(self) -> tuple[dict[str, float], int]:
         """The means since the last reading, and the first bad step (0: none); waits for the device once."""
-        names = list(self._sums)
-        if not names or self._bad is None:
+        if self._bad is None:
             return {}, 0
-        packed = torch.stack([*(self._sums[n].double() for n in names), self._bad.double()]).tolist()
-        means = {n: value / self._counts[n] for n, value in zip(names, packed)}
+        numbers = torch.cat([*(s.double() for s in self._sums.values()), self._bad.double()[None]]).tolist()
+        totals: dict[str, float] = {}
+        counts: dict[str, int] = {}
+        named = [(name, count) for names, count in self._counts.items() for name in names]
+        for (name, count), value in zip(named, numbers):
+            totals[name], counts[name] = totals.get(name, 0.0) + value, counts.get(name, 0) + count
         self._sums, self._counts, self._bad = {}, {}, None
-        return means, int(packed[-1])
+        return {name: total / counts[name] for name, total in totals.items()}, int(numbers[-1])
 
 
 class Bar:
