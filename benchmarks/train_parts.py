@@ -149,8 +149,8 @@ class Run:
                 engine.terminate()
 
         length, epochs = len(self.data.streams), self.cfg.SOLVER.EPOCHS
+        place = {"iteration": self.done, "epoch_length": length, "max_epochs": epochs}
         with self.engine.add_event_handler(Events.ITERATION_COMPLETED, mark):
-            place = {"iteration": self.done, "epoch_length": length, "max_epochs": epochs}
             self.engine.load_state_dict(place)
             self.engine.run(feed or self.feed(), max_epochs=epochs, epoch_length=length)
         self.data.streams.close()
@@ -158,11 +158,11 @@ class Run:
         return self.cfg.DATALOADER.BATCH_SIZE * steps / (marks[1] - marks[0])
 
     def per_sample(self, steps: int, workers: int) -> float:
-        """Images/s of the same loop when every image is decoded and augmented by itself in worker processes."""
+        """Images/s of the same loop when worker processes decode and augment every image by itself."""
         domains: Any = self.data.domains
         ready = {k: replace(d, transform=lambda images, *_: images) for k, d in domains.items()}
-        with mock.patch.dict(domains, ready):  # the workers have transformed the images
-            feed = on_device(per_sample_feed(self, workers), self.ranks.device)
+        feed: Any = on_device(per_sample_feed(self, workers), self.ranks.device)
+        with mock.patch.dict(domains, ready), contextlib.closing(feed):
             return self.loop(steps, feed, warm=WARM + workers)
 
 
