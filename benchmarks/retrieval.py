@@ -16,6 +16,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -26,7 +27,7 @@ import torch
 from benchmarks.loglog import draw
 from engine.rerank import evaluate_reranked, reranked
 from engine.retrieval import Features, Retrieval, evaluate
-from engine.similarity import TILES, Rows
+from engine.rows import TILES, Rows
 
 ROOT = Path(__file__).resolve().parent.parent
 DIM = 2048
@@ -168,13 +169,15 @@ def case_rerank(size: tuple[int, int, int, int], noise: float, compare: bool) ->
         "features MiB": (len(query) + len(gallery)) * DIM * 4 / 2**20, "process MiB at peak": highest,
     }  # fmt: skip
     if compare:
+        rows = Rows(query.vectors), Rows(gallery.vectors)
+        ours = partial(reranked, *rows, k1=20, k2=6, lambda_value=0.3)
+        values["distances alone s"] = seconds(lambda: [None for _ in ours()])
         start = time.perf_counter()
         usual = textbook_rerank(query, gallery)
-        values["textbook s"] = time.perf_counter() - start
-        values["times faster"] = values["textbook s"] / own
+        values["textbook distances s"] = time.perf_counter() - start
+        values["times faster"] = values["textbook distances s"] / values["distances alone s"]
         values["textbook process MiB at peak"] = memory("VmHWM")
-        rows = Rows(query.vectors), Rows(gallery.vectors)
-        pairs = reranked(*rows, k1=20, k2=6, lambda_value=0.3)
+        pairs = ours()
         wrong = [float(np.mean(np.abs(usual[i : i + len(d)] - d.numpy()) > 1e-4)) for i, d in pairs]
         values["share of distances off by more than 1e-4"] = statistics.mean(wrong)
     return values

@@ -10,7 +10,8 @@ import torch
 
 from engine.errors import InputError
 from engine.ranking import Labels
-from engine.similarity import METRICS, Rows, product_type
+from engine.rows import Rows
+from engine.similarity import METRICS, product_type
 
 Array = np.ndarray
 

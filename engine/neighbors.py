@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-from functools import partial
-
-import numpy as np
 import torch
 
 from engine.log import Bar
+from engine.rows import Rows, duplicates
 from engine.shares import ALONE, Shares
-from engine.similarity import Rows, blocks
+from engine.similarity import blocks, pair_blocks
+
+
+def chosen(scores: torch.Tensor, k: int) -> torch.Tensor:
+    """Columns of the k largest entries of each row [q, k], rising; of equal entries the leftmost are chosen."""
+    values, columns = scores.topk(min(k + 1, scores.shape[1]))
+    if k < values.shape[1]:
+        for row in (values[:, k - 1] == values[:, k]).nonzero().flatten().tolist():  # a tie at the end
+            last = values[row, k - 1]
+            above = int((values[row] > last).sum())
+            columns[row, above:k] = (scores[row] == last).nonzero().flatten()[: k - above]
+    return columns[:, :k].sort(dim=1)[0]
 
 
 def largest(scores: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -21,18 +30,9 @@ def largest(scores: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
     Returns:
         Values and columns [q, k].
     """
-    values, columns = scores.topk(min(k + 1, scores.shape[1]))
-    columns, order = columns.sort(1)
-    values, order = values.gather(1, order).sort(dim=1, descending=True, stable=True)
-    columns = columns.gather(1, order)
-    if k < values.shape[1]:
-        for row in (
-            (values[:, k - 1] == values[:, k]).nonzero().flatten().tolist()
-        ):  # a tie at the end: leftmost in
-            last = values[row, k - 1]
-            above = int((values[row] > last).sum())
-            columns[row, above:k] = (scores[row] == last).nonzero().flatten()[: k - above]
-    return values[:, :k], columns[:, :k]
+    columns = chosen(scores, k)
+    values, order = scores.gather(1, columns).sort(dim=1, descending=True, stable=True)
+    return values, columns.gather(1, order)
 
 
 def expand(queries: Rows, gallery: Rows, count: int, *, metric: str, chunk_mb: float = 256) -> Rows:
@@ -61,7 +61,13 @@ def expand(queries: Rows, gallery: Rows, count: int, *, metric: str, chunk_mb: f
 
 
 def nearest_points(
-    points: Rows, count: int, *, chunk_mb: float = 256, shares: Shares = ALONE, progress: bool = False
+    points: Rows,
+    count: int,
+    *,
+    chunk_mb: float = 256,
+    shares: Shares = ALONE,
+    corner: torch.Tensor | None = None,
+    progress: bool = False,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Each point's nearest points by Euclidean distance, itself first, and the distance of its farthest point.
 
@@ -69,24 +75,78 @@ def nearest_points(
         points: N.
         count: neighbours wanted, the point itself included; at most N.
         shares: the ranks share the points; all get the whole result.
+        corner: [q, g], receives minus the squared distances of the first q to the last g points, q + g = N.
 
     Returns:
         Indices [N, count] int64 and squared distances [N], on the CPU.
     """
-    index = np.zeros((len(points), count), np.int64)
-    farthest = np.zeros(len(points), np.float64)
-    start, stop = shares.bounds(len(points), points.tile_rows)
-    bar = Bar(stop - start, "re-ranking, nearest neighbours", enabled=progress)
-    scores = partial(blocks, metric="euclidean", comparable=True, chunk_mb=chunk_mb, start=start, stop=stop)
-    for first, block in scores(points, points) if start < stop else ():
+    copies, found = duplicates(points), _Nearest(points, count)
+    bar = Bar(len(points), "re-ranking, nearest neighbours", enabled=progress)
+    share = shares.rank, shares.world
+    for first, left, block in pair_blocks(points, copies, chunk_mb=chunk_mb, share=share):
         own = torch.arange(len(block), device=block.device)
-        rows = slice(first, first + len(block))
-        farthest[rows] = block.amin(1).neg().clamp_min(0).cpu().numpy()
-        block[own, first + own] = torch.inf  # an exact copy may not come before the point itself
-        index[rows] = largest(block, count)[1].cpu().numpy()
+        if corner is not None and first < len(corner):
+            part = corner[first : first + len(block)]
+            part.copy_(block[: len(part), -corner.shape[1] :])
+        found.see_farthest(slice(first, first + len(block)), block)
+        if not len(copies[0]):
+            found.see_farthest(slice(left, None), block.T)
+        block[own, first - left + own] = torch.inf  # an exact copy may not come before the point itself
+        if len(copies[0]):
+            found.add(slice(first, first + len(block)), block, 0)
+        else:
+            found.add(slice(first, first + len(block)), block[:, first - left :], first)
+            found.add_later(block[:, first - left + len(block) :], first)
         bar.update(len(block))
     bar.close()
-    return torch.from_numpy(shares.total(index)), torch.from_numpy(shares.total(farthest))
+    return found.joined(shares)
+
+
+class _Nearest:
+    """The nearest points of each point among those seen so far, in the order of the points.
+
+    Args:
+        count: K, how many to keep.
+    """
+
+    def __init__(self, points: Rows, count: int) -> None:
+        size, dtype, device = (len(points), count), points.dtype, points.device
+        self.scores = torch.full(size, -torch.inf, dtype=dtype, device=device)  # minus the squared distance
+        self.index = torch.zeros(size, dtype=torch.int64, device=device)
+        self.farthest = torch.zeros(len(points), dtype=dtype, device=device)
+        self.columns = points.tile_columns
+
+    def see_farthest(self, rows: slice, block: torch.Tensor) -> None:
+        part = self.farthest[rows]
+        torch.maximum(part, block.amin(1).neg_(), out=part)
+
+    def add(self, rows: slice | torch.Tensor, block: torch.Tensor, first: int) -> None:
+        """Let some points see points that come after all that they have seen: scores [r, c], the first's number."""
+        width = min(self.index.shape[1], block.shape[1])
+        columns = chosen(block, width)
+        scores = torch.cat([self.scores[rows], block.gather(1, columns)], dim=1)
+        index = torch.cat([self.index[rows], columns + first], dim=1)
+        kept = chosen(scores, self.index.shape[1])  # of equal scores the first point's
+        self.scores[rows], self.index[rows] = scores.gather(1, kept), index.gather(1, kept)
+
+    def add_later(self, block: torch.Tensor, first: int) -> None:
+        """Let the points after a block's rows see those rows: scores [r, c] of the last c points."""
+        start = len(self.index) - block.shape[1]
+        for left in range(0, block.shape[1], self.columns):
+            part = block[:, left : left + self.columns]
+            rows = slice(start + left, start + left + part.shape[1])
+            nearer = (part.amax(0) > self.scores[rows].amin(1)).nonzero().flatten()
+            if len(nearer):
+                self.add(rows.start + nearer, part[:, nearer].T.contiguous(), first)
+
+    def joined(self, shares: Shares) -> tuple[torch.Tensor, torch.Tensor]:
+        """What all ranks have seen together; points [N, K], the nearest first, and squared distances [N]."""
+        scores, index = shares.stack(self.scores), shares.stack(self.index)  # [ranks, N, K]
+        scores, index = (x.movedim(0, 1).flatten(1) for x in (scores, index))
+        index, order = index.sort(dim=1, stable=True)
+        nearest = largest(scores.gather(1, order), self.index.shape[1])[1]
+        farthest = shares.stack(self.farthest).amax(0)
+        return index.gather(1, nearest).cpu(), farthest.clamp_min(0).double().cpu()
 
 
 def squared_distances(
@@ -107,7 +167,8 @@ def squared_distances(
     result = torch.empty(len(one), dtype=points.dtype)
     for left in range(0, len(one), size):
         pairs = slice(left, left + size)
-        result[pairs] = (points[one[pairs]] - points[other[pairs]]).square().sum(1).cpu()
+        own, repeats = one[pairs].unique_consecutive(return_inverse=True)
+        result[pairs] = (points[own][repeats] - points[other[pairs]]).square().sum(1).cpu()
         bar.update(size)
     bar.close()
     return result

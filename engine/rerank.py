@@ -16,8 +16,9 @@ from engine.neighbors import nearest_points, squared_distances
 from engine.ranking import Tally
 from engine.reciprocal import Sparse, averaged, overlaps, reciprocal_sets
 from engine.retrieval import Retrieval, check_options, rates_of, summary
+from engine.rows import Rows, duplicates
 from engine.shares import ALONE, Shares
-from engine.similarity import Rows, blocks, product_type
+from engine.similarity import pair_blocks, product_type
 
 
 def k_reciprocal(
@@ -125,7 +126,10 @@ def reranked(
         )
     points, power = query.above(gallery), 2 if squared else 1
     count = min(len(points), max(k1 + 1, k2))
-    index, farthest = nearest_points(points, count, chunk_mb=chunk_mb, shares=shares, progress=progress)
+    known = _room(query, gallery, chunk_mb, shares)
+    index, farthest = nearest_points(
+        points, count, chunk_mb=chunk_mb, shares=shares, corner=known, progress=progress
+    )
     farthest = farthest.to(points.dtype).clamp_min(torch.finfo(points.dtype).tiny)
     matrix = _memberships(points, index, k1 + 1, round(k1 / 2) + 1, k2, (farthest, power), progress)
     start, stop = shares.bounds(len(query), query.tile_rows)
@@ -136,9 +140,7 @@ def reranked(
         matrix.starts[len(query) :] - entry, matrix.columns[entry:], matrix.values[entry:], matrix.width
     ).transposed()
     bar = Bar(stop - start, "re-ranking, distances", enabled=progress)
-    for first, block in blocks(
-        query, gallery, metric="euclidean", comparable=True, chunk_mb=chunk_mb, start=start, stop=stop
-    ):
+    for first, block in _originals(query, points, known, start, stop, chunk_mb):
         own = farthest[first : first + len(block), None].to(block.device)
         block.neg_().clamp_min_(0).div_(own).pow_(power).mul_(lambda_value)
         for rows, sums in overlaps(matrix, of_gallery, torch.arange(first, first + len(block))):
@@ -147,6 +149,26 @@ def reranked(
             bar.update(len(rows))
         yield first, block
     bar.close()
+
+
+def _originals(
+    query: Rows, points: Rows, known: torch.Tensor | None, start: int, stop: int, chunk_mb: float
+) -> Iterator[tuple[int, torch.Tensor]]:
+    """Minus the squared distances of queries (the first points) to the gallery (the others), block by block."""
+    if known is not None:
+        yield 0, known
+        return
+    pairs = pair_blocks(points, duplicates(points), chunk_mb=chunk_mb, start=start, stop=stop)
+    for first, left, block in pairs:
+        yield first, block[: stop - first, len(query) - left :]
+
+
+def _room(query: Rows, gallery: Rows, chunk_mb: float, shares: Shares) -> torch.Tensor | None:
+    """Memory for all scores of queries against gallery, if they fit into a chunk: they need not be made twice."""
+    size = 8 if query.dtype == torch.float64 else 4
+    if shares.world > 1 or size * len(query) * len(gallery) > chunk_mb * 2**20:
+        return None
+    return torch.empty(len(query), len(gallery), dtype=query.dtype, device=query.device)
 
 
 def jaccard(
@@ -213,8 +235,9 @@ def _memberships(
 
 
 def _jaccard(overlap: torch.Tensor) -> torch.Tensor:
-    """1 - S / (2 - S), the Jaccard distance of two sets of weight 1 with common weight S (equation 10)."""
-    return 1 - overlap / (2 - overlap)
+    """1 - S / (2 - S), the Jaccard distance of sets of weight 1 with common weight S (equation 10), from S in place."""
+    union = 2 - overlap
+    return overlap.div_(union).neg_().add_(1)
 
 
 def _check(k1: int, k2: int) -> None:

@@ -38,6 +38,15 @@ class Shares:
         dist.all_reduce(tensor)
         return tensor.cpu().numpy()
 
+    def stack(self, values: torch.Tensor) -> torch.Tensor:
+        """The ranks' tensors of one shape [ranks, ...], on all of them."""
+        if self.world == 1:
+            return values[None]
+        own = values.to("cuda" if dist.get_backend() == "nccl" else "cpu").contiguous()
+        parts = own.new_empty(self.world * len(own), *own.shape[1:])
+        dist.all_gather_into_tensor(parts, own)
+        return parts.view(self.world, *own.shape)
+
     def gather(self, values: Array) -> Array:
         """The ranks' arrays [n_r] one after the other, on all of them."""
         if self.world == 1:

@@ -9,11 +9,12 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from engine import reciprocal, similarity
+from engine import reciprocal
 from engine.errors import InputError
-from engine.neighbors import largest
+from engine.neighbors import largest, nearest_points
 from engine.rerank import evaluate_reranked, jaccard, k_reciprocal
 from engine.retrieval import Features, evaluate
+from engine.rows import TILES, Rows
 from tests.golden_arrays import relative, settings
 from tests.ranks import run_ranks
 
@@ -158,10 +159,30 @@ def test_half_lists_round_to_even(monkeypatch: pytest.MonkeyPatch) -> None:
 # ---------------------------------------------------------------- chunks, scoring, ranks
 
 
+@pytest.mark.parametrize("copies", [False, True])
+@pytest.mark.parametrize("count", [1, 5, 90])
+def test_nearest_points_with_ties(monkeypatch: pytest.MonkeyPatch, count: int, copies: bool) -> None:
+    """Whole numbers, so that distances are exact: by distance, then by position, each point first for itself."""
+    monkeypatch.setitem(TILES, "cpu", (4, 16))
+    vectors = torch.randint(-2, 3, (90, 6), generator=torch.Generator().manual_seed(0)).float()
+    if copies:
+        vectors[40:50], vectors[85] = vectors[3], vectors[80]
+    else:
+        vectors[:, 0] = torch.arange(90) / 16
+    distances = torch.cdist(vectors.double(), vectors.double()).square()
+    corner = torch.empty(20, 70)
+    index, farthest = nearest_points(Rows(vectors[:20], vectors[20:]), count, chunk_mb=0.002, corner=corner)
+    for i in range(90):
+        order = sorted(range(90), key=lambda j: (j != i, round(float(distances[i, j]), 6), j))
+        assert index[i].tolist() == order[:count]
+    torch.testing.assert_close(farthest, distances.amax(1))
+    torch.testing.assert_close(corner.double(), -distances[:20, 20:])
+
+
 def test_pieces_do_not_change_the_result(monkeypatch: pytest.MonkeyPatch) -> None:
     query, gallery = blobs(40, 8, people=6, seed=1), blobs(150, 8, people=6, seed=2)
     gallery.vectors[100:120] = gallery.vectors[3]  # copies, so ties
-    monkeypatch.setitem(similarity.TILES, "cpu", (8, 16))
+    monkeypatch.setitem(TILES, "cpu", (8, 16))
     whole = k_reciprocal(query.vectors, gallery.vectors, k1=10, k2=4, lambda_value=0.3)
     lists = dense(jaccard(gallery.vectors, k1=10, k2=4))
     scores = evaluate_reranked(query, gallery, k1=10, k2=4, chunk_mb=64, roc=True)
@@ -204,7 +225,7 @@ def test_reranking_raises_the_score_of_clusters() -> None:
 
 
 def _on_ranks(rank: int, world: int) -> tuple[torch.Tensor, float]:
-    similarity.TILES["cpu"] = (8, 1024)
+    TILES["cpu"] = (8, 1024)
     query, gallery = blobs(40, 8, people=6, seed=1), blobs(150, 8, people=6, seed=2)
     result = evaluate_reranked(query, gallery, k1=10, k2=4, distributed=world > 1)
     return result.per_query_ap, result.mAP
@@ -212,7 +233,7 @@ def _on_ranks(rank: int, world: int) -> tuple[torch.Tensor, float]:
 
 @pytest.mark.ddp
 def test_two_ranks_give_the_result_of_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(similarity.TILES, "cpu", (8, 1024))
+    monkeypatch.setitem(TILES, "cpu", (8, 1024))
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     alone = _on_ranks(0, 1)

@@ -11,7 +11,6 @@ import torch
 from ignite.engine import Engine
 from torch.nn import functional as F
 
-from engine import similarity
 from engine.errors import InputError
 from engine.features import prepare
 from engine.metric import RetrievalMetric
@@ -19,7 +18,9 @@ from engine.neighbors import expand
 from engine.ranking import MOST_COMPARED, _count_on_device, count_above
 from engine.retrieval import Features, Retrieval, evaluate
 from engine.roc import Roc
+from engine.rows import TILES, Rows
 from engine.shares import Shares
+from engine.similarity import blocks
 from tests.golden_arrays import relative, settings
 from tests.ranks import run_ranks
 
@@ -179,7 +180,7 @@ def test_equal_vectors_tie_wherever_they_stand(monkeypatch: pytest.MonkeyPatch, 
     query = clustered(queries, 37, people=50, cameras=4, seed=6)
     expected = slow(query, gallery, "rectangular")
     for tile in ((256, 1024), (2, 7), (16, 33)):
-        monkeypatch.setitem(similarity.TILES, "cpu", tile)
+        monkeypatch.setitem(TILES, "cpu", tile)
         for metric in ("cosine", "euclidean"):
             found = evaluate(
                 query, Features(F.normalize(gallery.vectors), gallery.pids, gallery.cams), metric=metric
@@ -189,7 +190,7 @@ def test_equal_vectors_tie_wherever_they_stand(monkeypatch: pytest.MonkeyPatch, 
 
 
 def test_result_does_not_depend_on_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(similarity.TILES, "cpu", (8, 16))
+    monkeypatch.setitem(TILES, "cpu", (8, 16))
     query = clustered(50, 12, people=12, cameras=3, seed=3, step=1.0)
     gallery = clustered(333, 12, people=12, cameras=3, seed=4, step=1.0, junk=True)
     options = {"camera_pairs": True, "roc": (0.01, 0.1), "ranks": (1, 5, 400)}
@@ -199,7 +200,7 @@ def test_result_does_not_depend_on_chunks(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def _evaluate_share(rank: int, world: int) -> Retrieval:
-    similarity.TILES["cpu"] = (8, 1024)
+    TILES["cpu"] = (8, 1024)
     query = clustered(50, 12, people=12, cameras=3, seed=3)
     gallery = clustered(333, 12, people=12, cameras=3, seed=4, junk=True)
     return evaluate(query, gallery, camera_pairs=True, roc=(0.01, 0.1), distributed=world > 1)
@@ -207,7 +208,7 @@ def _evaluate_share(rank: int, world: int) -> Retrieval:
 
 @pytest.mark.ddp
 def test_two_ranks_give_the_result_of_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(similarity.TILES, "cpu", (8, 1024))
+    monkeypatch.setitem(TILES, "cpu", (8, 1024))
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     alone = _evaluate_share(0, 1)
@@ -390,9 +391,7 @@ def test_no_distance_matrix_is_held() -> None:
     gallery = clustered(220_000, 4, people=700, cameras=3, seed=2)
     start = time.monotonic()
     shapes = []
-    for _, block in similarity.blocks(
-        similarity.Rows(query.vectors), similarity.Rows(gallery.vectors), metric="euclidean"
-    ):
+    for _, block in blocks(Rows(query.vectors), Rows(gallery.vectors), metric="euclidean"):
         shapes.append(tuple(block.shape))
         assert block.untyped_storage().nbytes() <= 512 * 4 * 220_000
     assert sum(rows for rows, _ in shapes) == 1500
@@ -404,7 +403,7 @@ def test_no_distance_matrix_is_held() -> None:
 
 def _run_metric(rank: int, world: int) -> tuple[dict[str, float], Retrieval]:
     """Every rank sees a part of the images, of unequal size; the joined order is the original one."""
-    similarity.TILES["cpu"] = (8, 1024)
+    TILES["cpu"] = (8, 1024)
     parts = [
         clustered(50, 12, people=12, cameras=3, seed=3),
         clustered(101, 12, people=12, cameras=3, seed=4, junk=True),
@@ -428,7 +427,7 @@ def _run_metric(rank: int, world: int) -> tuple[dict[str, float], Retrieval]:
 
 @pytest.mark.ddp
 def test_metric_on_an_engine_and_on_two_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(similarity.TILES, "cpu", (8, 1024))
+    monkeypatch.setitem(TILES, "cpu", (8, 1024))
     query, gallery = (
         clustered(50, 12, people=12, cameras=3, seed=3),
         clustered(101, 12, people=12, cameras=3, seed=4, junk=True),
