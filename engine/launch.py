@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import sys
 import tempfile
@@ -94,6 +95,7 @@ def _launch(cfg: CfgNode, devices: str, processes: int, nodes: Nodes) -> int:
     from torch.distributed.elastic.rendezvous import RendezvousError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # errors are told once, below
     with tempfile.TemporaryDirectory() as folder:
         launch = LaunchConfig(
             min_nodes=nodes.count,

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-import torch
 
 from engine.distributed import Nodes, read_nodes
 from engine.errors import InputError
-from modeling.weights import read_checkpoint
 from tests.ranks import free_port
 from tests.tiny import overrides
 
@@ -57,28 +54,6 @@ def finish(*agents: subprocess.Popen[str]) -> list[str]:
     finally:
         for agent in agents:
             agent.kill()
-
-
-@pytest.mark.slow
-@pytest.mark.ddp
-def test_two_machines_train_to_the_end_as_two_processes_do(domains: Path, tmp_path: Path) -> None:
-    """Machine 1 starts first and still holds rank 1; the weights are those of ``--devices cpu:2``."""
-    port, two, one = free_port(), tmp_path / "two", tmp_path / "one"
-    agents = [start(domains, two, node, port) for node in (1, 0)]
-    told = finish(*agents)
-    assert [agent.returncode for agent in agents] == [0, 0], told
-    assert "2 process(es)" in told[1]
-    assert "results" in told[1]
-    assert "results" not in told[0]  # the first rank alone speaks, and it is on machine 0
-    command = [sys.executable, "train.py", "--devices", "cpu:2", "configs/demo.yml"]
-    subprocess.run(
-        [*command, *overrides(domains, one, "CAMERA_AWARE.SOURCE_EPOCHS", "1")],
-        check=True, capture_output=True, timeout=180, env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
-    models = [read_checkpoint(out / "checkpoints" / "demo" / "last.pt")["model"] for out in (two, one)]
-    assert all(torch.equal(models[0][name], models[1][name]) for name in models[1])
-    lines = (two / "logs" / "demo" / "metrics.jsonl").read_text().splitlines()
-    assert json.loads(lines[-1])["step"] == 6
 
 
 @pytest.mark.slow
