@@ -83,7 +83,8 @@ def _in_processes(
                     answered += 1
             if answered < len(items):
                 words.seek(0)
-                last = words.read().decode(errors="replace").split("\n")[-2:][0]
+                told = [line for line in words.read().decode(errors="replace").split("\n") if line.strip()]
+                last = told[-1] if told else "it said nothing"  # workers write into each other's lines
                 codes = sorted({process.wait() for process in processes} - {0})
                 raise OSError(f"a decoding worker ended early (exit code {codes[0] if codes else 0}): {last}")
     finally:

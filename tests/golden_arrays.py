@@ -25,6 +25,7 @@ def settings(case: str) -> list[dict[str, torch.Tensor]]:
 
 def relative(actual: torch.Tensor, expected: torch.Tensor) -> float:
     """Largest difference relative to the largest stored value; NaN counts as infinitely wrong."""
-    difference = (actual.detach().double() - expected.double()).abs().max()
-    scale = expected.double().abs().max().clamp_min(1e-30)
+    actual, expected = actual.detach().double(), expected.detach().double()
+    difference = (actual - expected).abs().max()
+    scale = expected.abs().max().clamp_min(1e-30)
     return float("inf") if bool(difference.isnan()) else float(difference / scale)

@@ -95,6 +95,9 @@ def test_an_error_arrives_in_one_line(tmp_path: Path, workers: int, prefetch: in
     with pytest.raises(DatasetError, match=r"01.png: does not decode \(UnidentifiedImageError") as caught:
         next(streams)
     assert "\n" not in str(caught.value)
+    until = time.monotonic() + 10  # a queue of the workers' loader ends its thread a moment later
+    while threading.active_count() > before and time.monotonic() < until:
+        time.sleep(0.01)
     assert threading.active_count() == before
 
 
