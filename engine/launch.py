@@ -90,13 +90,13 @@ def _launch(cfg: CfgNode, devices: str, processes: int, nodes: Nodes) -> int:
     writes logs and checkpoints, is always on machine 0.
     """
     from torch.distributed import DistError
-    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.api import DefaultLogsSpecs, SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.elastic.rendezvous import RendezvousError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # errors are told once, below
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryDirectory() as scratch:
         launch = LaunchConfig(
             min_nodes=nodes.count,
             max_nodes=nodes.count,
@@ -107,6 +107,7 @@ def _launch(cfg: CfgNode, devices: str, processes: int, nodes: Nodes) -> int:
             run_id=cfg.NAME,
             max_restarts=0,
             monitor_interval=0.2,
+            logs_specs=DefaultLogsSpecs(log_dir=scratch),  # torch would leave a folder behind
         )
         try:
             elastic_launch(launch, _worker)(cfg.dump(), devices, folder)
