@@ -190,6 +190,8 @@ def _check_together(cfg: CfgNode) -> None:
         raise ConfigError(
             "DATASETS.SOURCES is empty and DATASETS.ADAPT false: nothing to train on; name a labelled domain, [duke]"
         )
+    if not cfg.TEST.RANKS:
+        raise ConfigError("TEST.RANKS is empty; name one rank of the CMC curve or more, [1, 5, 10]")
     if not cfg.DATASETS.TARGET:
         raise ConfigError("DATASETS.TARGET is empty; name the domain to evaluate on (it may be the source)")
     if sorted(solver.STEPS) != solver.STEPS:

@@ -31,7 +31,7 @@ _C.DATASETS.SUBSET = "labeled"  # CUHK03-NP boxes: labeled | detected
 _C.DATASETS.TRAIN_VAL = True  # MSMT17: train with list_train + list_val
 _C.DATASETS.STRICT = False  # counts that differ from the published ones: True error, False warning
 _C.DATASETS.CACHE = "auto"  # decoded images: auto | ram | disk | off (decode in every epoch)
-_C.DATASETS.CACHE_DIR = ""  # empty: ~/.cache/crossreid
+_C.DATASETS.CACHE_DIR = ""  # empty: ~/.cache/crossreid/images
 _C.DATASETS.ON_CORRUPT = "error"  # images that do not decode: error | skip
 
 _C.DATASETS.SYNTHETIC = CN()  # size of the embedded domains (synthetic:summer, :winter, :night, :indoor)

@@ -54,7 +54,12 @@ def restore(text: str, overrides: list[str] | None = None) -> tuple[CfgNode, lis
         The frozen tree, and the keys of the text that this version does not know (left out).
     """
     cfg, unknown = _C.clone(), []
-    saved = CfgNode.load_cfg(text)
+    try:
+        saved = CfgNode.load_cfg(text)
+    except (yaml.YAMLError, ValueError, AttributeError, AssertionError) as error:
+        raise ConfigError(
+            f"the checkpoint's config is damaged: {' '.join(str(error).split())[:120]}"
+        ) from None
     for key in known_keys(saved):
         node: Any = saved
         for part in key.split("."):
@@ -81,7 +86,7 @@ def _read(path: Path) -> dict[str, Any]:
         raise ConfigError(f"no config file {path}" + (f"; did you mean {hint[0]}?" if hint else ""))
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError) as error:
         raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
     if values is None:
         return {}
@@ -95,7 +100,7 @@ def _pairs(overrides: list[str]) -> list[tuple[str, Any]]:
         raise ConfigError(f"overrides come as KEY VALUE pairs, {overrides[-1]!r} has no partner")
     try:
         return [(k, yaml.safe_load(v)) for k, v in zip(overrides[::2], overrides[1::2])]
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:
         raise ConfigError(f"an override is not a YAML value: {' '.join(str(error).split())}") from None
 
 

@@ -13,7 +13,7 @@ from torch import nn
 
 from engine.distributed import Ranks, bare
 from engine.errors import InputError
-from modeling.weights import load_network, read_checkpoint, state_dict_of
+from modeling.weights import first_line, load_network, read_checkpoint, state_dict_of
 
 FORMAT = 1
 
@@ -65,9 +65,9 @@ def restore(state: Mapping[str, Any], content: Mapping[str, Any], origin: str) -
         else:
             try:
                 item.load_state_dict(content[name])
-            except (ValueError, KeyError, RuntimeError) as error:
+            except (ValueError, KeyError, RuntimeError, TypeError, AttributeError) as error:
                 raise InputError(
-                    f"{origin}: its {name} does not fit this run ({str(error).splitlines()[0]})"
+                    f"{origin}: its {name} does not fit this run ({first_line(error)})"
                 ) from None
 
 
@@ -93,12 +93,24 @@ def find_resume(wish: str, folder: Path) -> Path | None:
 def set_aside(folder: Path) -> list[str]:
     """Rename the checkpoints of an earlier run of the same name, so that a new run loses nothing."""
     moved = []
-    for name in ("last.pt", "best.pt"):
-        file = folder / name
+    for file in sorted([folder / "last.pt", folder / "best.pt", *folder.glob("epoch-*.pt")]):
         if file.is_file():
-            file.replace(folder / f"previous-{name}")
-            moved.append(f"previous-{name}")
+            file.replace(folder / f"previous-{file.name}")
+            moved.append(f"previous-{file.name}")
     return moved
+
+
+def check_format(content: Mapping[str, Any], origin: str) -> None:
+    """Refuse what a later version has written.
+
+    Raises:
+        InputError: its format is newer than this version's.
+    """
+    if content.get("format", FORMAT) != FORMAT:
+        raise InputError(
+            f"{origin} is a checkpoint of format {content['format']}, this version reads {FORMAT}: use the version "
+            "that wrote it"
+        )
 
 
 def rank_buffers(network: nn.Module, ranks: Ranks) -> list[dict[str, torch.Tensor]]:

@@ -22,7 +22,6 @@ from engine.augmentation import mask_transform, plain_transform, train_transform
 from engine.camstyle import find_copies, style_transform
 from engine.distributed import Ranks
 from engine.errors import InputError
-from engine.log import LOGGER
 from engine.masks import open_masks
 
 
@@ -102,10 +101,10 @@ def dataset_root(cfg: CfgNode) -> str:
 
 
 def read(cfg: CfgNode, name: str) -> Splits:
-    """The splits of one dataset as the config wants them; its warnings go to the log."""
+    """The splits of one dataset as the config wants them."""
     options = cfg.DATASETS
     size = options.SYNTHETIC
-    splits = load(
+    return load(
         name,
         dataset_root(cfg),
         strict=options.STRICT,
@@ -120,9 +119,6 @@ def read(cfg: CfgNode, name: str) -> Splits:
             "width": size.SIZE[1],
         },
     )
-    for warning in splits.warnings:
-        LOGGER.warning("%s: %s", name, warning)
-    return splits
 
 
 def images_of(cfg: CfgNode, split: Split, copies: Styled | None = None) -> ImageDataset:

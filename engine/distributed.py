@@ -38,10 +38,10 @@ def parse_devices(text: str) -> list[torch.device]:
         InputError: something else, or GPUs that are not there.
     """
     name, _, count = text.partition(":")
-    if name == "cpu" and (not count or (count.isdigit() and int(count))):
+    if name == "cpu" and (not count or (count.isdecimal() and int(count))):
         return [torch.device("cpu")] * int(count or 1)
     ids = text.split(",")
-    if not all(i.strip().isdigit() for i in ids) or len(set(ids)) != len(ids):
+    if not all(i.strip().isdecimal() for i in ids) or len(set(ids)) != len(ids):
         raise InputError(f"devices {text!r} are not understood: give GPU ids like 0 or 0,1, or cpu, or cpu:2")
     found = torch.cuda.device_count()
     missing = [i for i in ids if int(i) >= found]

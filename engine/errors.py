@@ -34,3 +34,5 @@ def guarded(main: Callable[[], None]) -> None:
         main()
     except USER_ERRORS as error:
         fail(error)
+    except KeyboardInterrupt:  # before or after training, which saves a checkpoint first
+        raise SystemExit(130) from None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -165,9 +166,12 @@ def _load(path: Path) -> Features:
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in ("vectors", "pids", "cams", "paths")}
+        for name, kinds, dimensions in (("vectors", "f", 2), ("pids", "iu", 1), ("cams", "iu", 1)):
+            if arrays[name].dtype.kind not in kinds or arrays[name].ndim != dimensions:
+                raise ValueError(f"{name} are {arrays[name].dtype} of shape {arrays[name].shape}")
     except FileNotFoundError:
         raise InputError(f"no features at {path}: extract them first with --features-only") from None
-    except (KeyError, OSError, ValueError) as error:
+    except (KeyError, OSError, ValueError, EOFError, TypeError, zipfile.BadZipFile) as error:
         raise InputError(f"{path} holds no features (vectors, pids, cams, paths): {error}") from None
     paths = arrays.pop("paths").tolist()
     vectors, pids, cams = (torch.from_numpy(arrays[name]) for name in ("vectors", "pids", "cams"))

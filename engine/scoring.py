@@ -11,6 +11,7 @@ from torch import nn
 from yacs.config import CfgNode
 
 import configs
+from engine.checkpoint import check_format
 from engine.data import build_evaluation
 from engine.distributed import Ranks, parse_devices
 from engine.errors import InputError, guarded
@@ -65,6 +66,13 @@ def _main(options: argparse.Namespace) -> None:
     overrides += ["DATASETS.TARGET", options.dataset] if options.dataset else []
     path = Path(options.checkpoint).expanduser()
     if path.suffix == ".npz":
+        unused = {
+            "--flip": options.flip,
+            "--dataset": options.dataset,
+            "--features-only": options.features_only,
+        }
+        if given := [name for name, value in unused.items() if value]:
+            raise InputError(f"{path} holds features already: {', '.join(given)} needs a checkpoint")
         cfg = configs.load(options.config, overrides)
         folder, run = path.parent, path.stem.removesuffix("-query").removesuffix("-gallery")
         query, gallery = load_features(folder, run)
@@ -100,6 +108,7 @@ def load_extractor(path: Path, config: str | None, overrides: list[str]) -> tupl
         ModelError: the file is missing, damaged or of another architecture.
     """
     content = read_checkpoint(path)
+    check_format(content, str(path))
     if config is None and not isinstance(content.get("config"), str):
         raise InputError(f"{path} holds no config: name the YAML of its network with --config")
     if config is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,11 @@ def features_of(
     return query, gallery
 
 
+def percent(fraction: float) -> str:
+    """A share of 1 in percent; "-" where there is none."""
+    return f"{100 * fraction:.1f}" if math.isfinite(fraction) else "-"
+
+
 class TargetEvaluation:
     """An ignite handler that scores the target and keeps the history.
 
@@ -86,19 +92,20 @@ class TargetEvaluation:
         )
         values = {"mAP": float(result.mAP), "mINP": float(result.mINP)}
         values |= {f"rank{r}": float(c) for r, c in zip(test.RANKS, result.cmc)}
+        known = {f"target/{key}": value for key, value in values.items() if math.isfinite(value)}
         self.progress.history.append({"epoch": engine.state.epoch, "title": title, **values})
-        self.recorder.add(engine.state.iteration, {f"target/{k}": v for k, v in values.items()}, title=title)
+        self.recorder.add(engine.state.iteration, known, title=title)
         self._tell(engine.state.epoch, title, result)
-        if engine.state.epoch == 0 or result.mAP <= self.progress.best:
+        if engine.state.epoch == 0 or not result.mAP > self.progress.best:  # NaN is never the best
             return False
         self.progress.best = float(result.mAP)
         return True
 
     def _tell(self, epoch: int, title: str, result: Retrieval) -> None:
-        cmc = "  ".join(f"Rank-{r} {100 * float(c):.1f}" for r, c in zip(self.cfg.TEST.RANKS, result.cmc))
+        cmc = "  ".join(f"Rank-{r} {percent(float(c))}" for r, c in zip(self.cfg.TEST.RANKS, result.cmc))
         LOGGER.info(
-            "%s (epoch %d): %s  mAP %.1f  %s  [%s AP; %d of %d queries have a match]",
-            title, epoch, self.target.name, 100 * float(result.mAP), cmc, self.cfg.TEST.AP,
+            "%s (epoch %d): %s  mAP %s  %s  [%s AP; %d of %d queries have a match]",
+            title, epoch, self.target.name, percent(float(result.mAP)), cmc, self.cfg.TEST.AP,
             len(result.per_query_ap) - result.skipped, len(result.per_query_ap),
         )  # fmt: skip
 
@@ -108,7 +115,8 @@ class TargetEvaluation:
         header = f"{self.target.name:<24}{'epoch':>6}{'mAP':>8}" + "".join(f"{f'Rank-{r}':>9}" for r in ranks)
         lines = [header, "-" * len(header)]
         for entry in history:
-            numbers = f"{100 * entry['mAP']:8.1f}" + "".join(f"{100 * entry[f'rank{r}']:9.1f}" for r in ranks)
+            numbers = f"{percent(entry['mAP']):>8}"
+            numbers += "".join(f"{percent(entry.get(f'rank{r}', math.nan)):>9}" for r in ranks)
             star = "  best" if entry["epoch"] and entry["mAP"] == self.progress.best else ""
             lines.append(f"{entry['title']:<24}{entry['epoch']:6d}{numbers}{star}")
         return "\n".join([*lines, f"({self.cfg.TEST.AP} average precision, in percent)"])

@@ -10,6 +10,7 @@ import torch
 from ignite.engine import Engine
 from yacs.config import CfgNode
 
+import configs
 from engine import checkpoint
 from engine.announce import conclude, introduce
 from engine.data import Data, build_data, build_evaluation
@@ -23,6 +24,8 @@ from engine.method import Method
 from engine.methods.table import METHODS
 from engine.monitor import Monitor
 from engine.target import Progress, TargetEvaluation
+
+IN_STATE = ("LR", "NEW_LR", "MOMENTUM", "NESTEROV", "WEIGHT_DECAY", "STEPS", "GAMMA")  # restored with a run
 
 
 def run(cfg: CfgNode, ranks: Ranks) -> None:
@@ -46,6 +49,7 @@ def run(cfg: CfgNode, ranks: Ranks) -> None:
     state = {**method.state, "progress": progress}
     done, length = _restore(cfg, ranks, data, state, resume), len(data.streams)
     if ranks.first:
+        (logs / "config.yml").write_text(cfg.dump(), encoding="utf-8")
         introduce(cfg, ranks, data, target, resume, done)
         if not resume and (moved := checkpoint.set_aside(saved)):
             LOGGER.info("an earlier run of this name: its checkpoints are kept as %s", ", ".join(moved))
@@ -77,12 +81,11 @@ def _train(engine: Engine, data: Data, done: int, epochs: int) -> None:
 
 
 def _make_folders(cfg: CfgNode, ranks: Ranks, folders: tuple[Path, ...]) -> None:
-    """Make the run's folders and save the resolved config beside the logs."""
+    """Make the run's folders."""
     if ranks.first:
         try:
             for folder in folders:
                 folder.mkdir(parents=True, exist_ok=True)
-            (folders[0] / "config.yml").write_text(cfg.dump(), encoding="utf-8")
         except OSError as error:
             raise InputError(f"cannot write below OUTPUT_DIR {cfg.OUTPUT_DIR!r}: {error}") from None
     barrier(ranks)
@@ -109,7 +112,8 @@ def _restore(cfg: CfgNode, ranks: Ranks, data: Data, state: dict[str, Any], path
 
 def _load(cfg: CfgNode, ranks: Ranks, data: Data, state: dict[str, Any], path: Path) -> int:
     content = checkpoint.read_checkpoint(path)
-    if content.get("method") != cfg.METHOD or "engine" not in content:
+    checkpoint.check_format(content, f"RESUME {path}")
+    if content.get("method") != cfg.METHOD or not isinstance(content.get("engine"), dict):
         raise InputError(
             f"RESUME {path}: not a checkpoint of METHOD {cfg.METHOD} but of {content.get('method')!r}; to start "
             "from its weights alone, set MODEL.WEIGHTS"
@@ -120,10 +124,25 @@ def _load(cfg: CfgNode, ranks: Ranks, data: Data, state: dict[str, Any], path: P
             f"RESUME {path}: its epochs have {saved_length} steps, this run's have {length}; use the same data, batch "
             "size and DATALOADER.ITERS_PER_EPOCH"
         )
+    _check_solver(cfg, content, path)
     checkpoint.restore(state, content, f"RESUME {path}")
     if "rank_buffers" in content:
         checkpoint.restore_buffers(state["model"], content["rank_buffers"], ranks)
     return int(content["engine"]["iteration"])
+
+
+def _check_solver(cfg: CfgNode, content: dict[str, Any], path: Path) -> None:
+    """Optimizer and schedule come from the checkpoint: refuse another optimizer, name what else would change."""
+    saved = configs.restore(content["config"])[0].SOLVER
+    if saved.OPTIMIZER != cfg.SOLVER.OPTIMIZER:
+        raise InputError(
+            f"RESUME {path}: its SOLVER.OPTIMIZER is {saved.OPTIMIZER}, this run's {cfg.SOLVER.OPTIMIZER}; resume with "
+            "the same one, or start from its weights with MODEL.WEIGHTS"
+        )
+    kept = [key for key in IN_STATE if saved[key] != cfg.SOLVER[key]]
+    if kept:
+        values = ", ".join(f"SOLVER.{key} {saved[key]}" for key in kept)
+        LOGGER.warning("RESUME goes on with the checkpoint's %s; a new run would take other values", values)
 
 
 def _save(

@@ -32,10 +32,15 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
             f"{path} cannot be read: {why}; keep only its state_dict, or copy it again"
         ) from None
     except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        raise ModelError(f"{path} is not a whole checkpoint ({str(error).splitlines()[0][:120]})") from None
+        raise ModelError(f"{path} is not a whole checkpoint ({first_line(error)})") from None
     if not isinstance(content, Mapping):
         raise ModelError(f"{path} holds a {type(content).__name__}, not a state_dict")
     return dict(content)
+
+
+def first_line(error: Exception) -> str:
+    """The first line of an error's text, or its kind where it has none."""
+    return next(iter(str(error).splitlines()), type(error).__name__)[:120]
 
 
 def state_dict_of(content: Mapping[str, Any], origin: str) -> dict[str, torch.Tensor]:
@@ -44,7 +49,7 @@ def state_dict_of(content: Mapping[str, Any], origin: str) -> dict[str, torch.Te
         if isinstance(content.get(key), Mapping):
             content = content[key]
             break
-    weights = {k: v for k, v in content.items() if isinstance(v, torch.Tensor)}
+    weights = {k: v for k, v in content.items() if isinstance(k, str) and isinstance(v, torch.Tensor)}
     if not weights:
         raise ModelError(f"{origin} holds no weights (looked under model, state_dict and at the top)")
     return {k.removeprefix("module."): v for k, v in weights.items()}

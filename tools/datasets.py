@@ -141,7 +141,10 @@ def main() -> None:
     wanted = [(name, arguments.subset) for name in arguments.names] or found_below(root)
     if not wanted:
         raise DatasetError(f"no published dataset found below {root}; name one to see which paths are tried")
-    arguments.output.mkdir(parents=True, exist_ok=True)
+    try:
+        arguments.output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DatasetError(f"--output {arguments.output} cannot be made: {error}") from None
     for name, subset in wanted:
         splits = load(name, root, subset=subset)
         print("\n".join(report(splits, arguments.workers, not arguments.no_decode)))
