@@ -124,14 +124,15 @@ def _load(cfg: CfgNode, ranks: Ranks, data: Data, state: dict[str, Any], path: P
             f"RESUME {path}: its epochs have {saved_length} steps, this run's have {length}; use the same data, batch "
             "size and DATALOADER.ITERS_PER_EPOCH"
         )
-    _check_solver(cfg, content, path)
+    if isinstance(content.get("config"), str):
+        _check_solver(cfg, ranks, content, path)
     checkpoint.restore(state, content, f"RESUME {path}")
     if "rank_buffers" in content:
         checkpoint.restore_buffers(state["model"], content["rank_buffers"], ranks)
     return int(content["engine"]["iteration"])
 
 
-def _check_solver(cfg: CfgNode, content: dict[str, Any], path: Path) -> None:
+def _check_solver(cfg: CfgNode, ranks: Ranks, content: dict[str, Any], path: Path) -> None:
     """Optimizer and schedule come from the checkpoint: refuse another optimizer, name what else would change."""
     saved = configs.restore(content["config"])[0].SOLVER
     if saved.OPTIMIZER != cfg.SOLVER.OPTIMIZER:
@@ -140,7 +141,7 @@ def _check_solver(cfg: CfgNode, content: dict[str, Any], path: Path) -> None:
             "the same one, or start from its weights with MODEL.WEIGHTS"
         )
     kept = [key for key in IN_STATE if saved[key] != cfg.SOLVER[key]]
-    if kept:
+    if kept and ranks.first:
         values = ", ".join(f"SOLVER.{key} {saved[key]}" for key in kept)
         LOGGER.warning("RESUME goes on with the checkpoint's %s; a new run would take other values", values)
 
