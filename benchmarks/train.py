@@ -39,10 +39,10 @@ from benchmarks.train_parts import STEPS, Run, fill, in_trainer, in_turn, peak, 
 from engine.checkpoint import save
 from engine.data import read
 from engine.distributed import Ranks, bare
+from losses.camera_blocks import CameraBlocks
 from losses.neighborhood import camera_aware
 from modeling.memory import FeatureMemory
 
-OURS = partial(camera_aware, scale=10.0, eps=0.8)
 METHODS = ("demo", "ecn/demo", "disentangle/demo", "m3l/demo")
 DEFAULTS: dict[str, tuple[Any, Any]] = {  # on a GPU, on a CPU; workers: of way (c); dim: of memories in loss, bank
     "backbone": ("resnet50", "tiny"), "size": ([256, 128], [128, 64]), "batch": (256, 64),
@@ -57,12 +57,7 @@ def ours(o: argparse.Namespace, *more: object) -> list[str]:
     pairs += ["DATASETS.SYNTHETIC.TEST_IDENTITIES", 8, "DATASETS.CACHE", "disk", "NAME", "bench"]
     pairs += ["DATASETS.CACHE_DIR", o.folder / "store", "OUTPUT_DIR", o.folder / "runs"]
     pairs += ["MODEL.PRETRAINED", "none", "TEST.AT_START", "false", "DATALOADER.ITERS_PER_EPOCH", STEPS]
-    pairs += [
-        "SOLVER.LR",
-        1e-4,
-        "SOLVER.NEW_LR",
-        1e-4,
-    ]  # weights and memories are random: no step may diverge
+    pairs += ["SOLVER.LR", 1e-4, "SOLVER.NEW_LR", 1e-4]  # memories are random: no step may diverge
     return [str(item) for item in (*pairs, *more)]
 
 
@@ -147,24 +142,30 @@ class Case:
         rows = self.memory.features[self.index]
         self.features = (rows + torch.randn_like(rows) / o.dim**0.5).div(2**0.5).requires_grad_()
         self.similarity = self.memory.similarity(self.features).detach().requires_grad_()
-        self.others = self.index, cams[self.index], cams
+        self.cams, self.blocks = cams, CameraBlocks.of(cams)  # made once, as the method does
 
-    def gradient(self, function: Callable[..., Any]) -> list[Tensor]:
+    def losses(self, similarity: Tensor) -> tuple[Tensor, Tensor]:
+        return camera_aware(similarity, self.index, self.cams[self.index], self.blocks, scale=10.0, eps=0.8)
+
+    def looped(self, similarity: Tensor) -> list[Tensor]:
+        return direct(similarity, self.index, self.cams[self.index], self.cams)
+
+    def gradient(self, function: Callable[[Tensor], Any]) -> list[Tensor]:
         """Both losses and the gradient of a weighted sum of them."""
-        intra, inter = function(self.similarity, *self.others)
+        intra, inter = function(self.similarity)
         return [intra.detach(), inter.detach(), *torch.autograd.grad(intra + 0.5 * inter, self.similarity)]
 
     def step(self) -> None:
         """Similarity, loss, gradient of the features, update."""
-        intra, inter = OURS(self.memory.similarity(self.features), *self.others)
+        intra, inter = self.losses(self.memory.similarity(self.features))
         (intra + 0.5 * inter).backward()
         self.memory.update(self.features, self.index, keep=0.6, rounds=1)
 
 
 def loss(o: argparse.Namespace) -> dict[str, dict[str, float]]:
     result: dict[str, dict[str, float]] = {}
-    functions: dict[str, Callable[..., Any]] = {"ours": OURS, "direct": direct}
     for case in (Case(o, count) for count in o.rows):
+        functions: dict[str, Callable[[Tensor], Any]] = {"ours": case.losses, "direct": case.looped}
         ways = {n: partial(seconds, partial(case.gradient, f), o.device) for n, f in functions.items()}
         beyond = {f"{n} MiB": peak(partial(case.gradient, f), o.device)[0] for n, f in functions.items()}
         took = in_turn(ways, 3 * o.rounds)

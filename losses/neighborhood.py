@@ -3,23 +3,26 @@
 Both losses are one autograd function. For weights ``w_ij`` (1/number of neighbours on a neighbour, 1 on the
 own row) the gradient of ``-sum_j w_ij log p_ij`` by ``s_ik`` is ``scale (p_ik sum_j w_ij - w_ik)``, and the
 two softmaxes of the camera-aware loss have disjoint columns. So the forward pass leaves one [B, N] tensor,
-the gradient of both losses at once, and works on a few rows at a time in six buffers of about ``chunk``
-elements whatever N is.
+the gradient of both losses at once.
+
+Columns are regrouped into blocks of one camera, so that a block as a whole lies on one side of an image: sums and
+maxima are taken by block, what tells the sides apart is of the size [B, blocks], and there are no masks of [B, N].
+A few rows are worked on at a time, in three buffers of about ``chunk`` elements whatever N is.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from losses.camera_blocks import CameraBlocks
 from losses.precision import raised
 
-FAR = 1e30  # subtracted where a column does not count; far beyond any similarity
+FAR = 1e30  # similarity -FAR: a column that does not exist
 
 
 class Neighborhood(NamedTuple):
@@ -35,7 +38,7 @@ def camera_aware(
     similarity: Tensor,
     index: Tensor,
     cams: Tensor,
-    memory_cams: Tensor,
+    memory_cams: Tensor | CameraBlocks,
     *,
     scale: float,
     eps: float,
@@ -52,7 +55,8 @@ def camera_aware(
         similarity: [B, N] cosine of each image to each memory row, -1..1.
         index: [B] own memory row of each image, 0..N-1. Not checked on the device: -1 is not "no row".
         cams: [B] camera of each image; must be ``memory_cams[index]``.
-        memory_cams: [N] camera of each memory row, a number below 2^24.
+        memory_cams: [N] camera of each memory row, or its :class:`CameraBlocks`: these are made anew from a tensor,
+            for which a GPU is waited for.
         scale: factor of the similarity in the softmax, above 0.
         eps: neighbour threshold, from 0; at 1 and above the sets are empty (unless the largest similarity is
             negative).
@@ -74,14 +78,14 @@ def camera_aware_terms(
     similarity: Tensor,
     index: Tensor,
     cams: Tensor,
-    memory_cams: Tensor,
+    memory_cams: Tensor | CameraBlocks,
     *,
     scale: float,
     eps: float,
     floor: float = 1e-5,
     chunk: int | None = None,
 ) -> Neighborhood:
-    """:func:`camera_aware` with every image's number of neighbours beside the losses; nothing waits.
+    """:func:`camera_aware` with every image's number of neighbours beside the losses; with blocks nothing waits.
 
     Args:
         chunk: elements of [B, N] worked on at a time; None: what suits the device. The numbers do not depend
@@ -92,9 +96,9 @@ def camera_aware_terms(
     log_floor = math.log(floor) if floor > 0 else -math.inf
     if chunk is None:
         chunk = 1 << 19 if similarity.device.type == "cpu" else 1 << 24
-    return Neighborhood(
-        *_Neighborhood.apply(similarity, index, cams, memory_cams, scale, eps, log_floor, chunk)  # type: ignore[no-untyped-call]
-    )
+    blocks = memory_cams if isinstance(memory_cams, CameraBlocks) else CameraBlocks.of(memory_cams)
+    values = _Neighborhood.apply(similarity, index, cams, blocks, (scale, eps, log_floor), chunk)  # type: ignore[no-untyped-call]
+    return Neighborhood(*values)
 
 
 def camera_agnostic(similarity: Tensor, index: Tensor, *, scale: float, eps: float) -> Tensor:
@@ -118,10 +122,9 @@ def camera_agnostic_terms(
     similarity: Tensor, index: Tensor, *, scale: float, eps: float, chunk: int | None = None
 ) -> Neighborhood:
     """:func:`camera_agnostic` with neighbour counts: the loss of a single camera without a floor."""
-    cams, memory_cams = torch.zeros_like(index), index.new_zeros(similarity.shape[1])
-    return camera_aware_terms(
-        similarity, index, cams, memory_cams, scale=scale, eps=eps, floor=0.0, chunk=chunk
-    )
+    blocks = CameraBlocks.one_camera(similarity.shape[1], similarity.device)
+    cams = torch.zeros_like(index)
+    return camera_aware_terms(similarity, index, cams, blocks, scale=scale, eps=eps, floor=0.0, chunk=chunk)
 
 
 class _Neighborhood(torch.autograd.Function):
@@ -131,118 +134,117 @@ class _Neighborhood(torch.autograd.Function):
         similarity: Tensor,
         index: Tensor,
         cams: Tensor,
-        memory_cams: Tensor,
-        scale: float,
-        eps: float,
-        log_floor: float,
+        blocks: CameraBlocks,
+        settings: tuple[float, float, float],
         chunk: int,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        dtype = raised(similarity[:0]).dtype
+        dtype, columns = raised(similarity[:0]).dtype, len(blocks.columns)
         wanted = ctx.needs_input_grad[0]
-        gradient = similarity.new_empty(similarity.shape if wanted else (0,), dtype=dtype)
-        cams, memory_cams = cams.to(dtype), memory_cams.to(dtype)
-        parts, work = _parts(similarity, chunk, 6, dtype)
+        gradient = similarity.new_empty((len(index), columns) if wanted else (0,), dtype=dtype)
+        same = blocks.cams == cams[:, None]  # [B, blocks]
+        own = blocks.place[index][:, None]  # [B, 1]
+        parts = _parts(len(index), columns, chunk)
+        work = gradient.new_empty(3 if wanted else 4, parts[0].stop, columns)
         losses, counts = [], []
         for part in parts:
-            sides = _Sides(cams[part], memory_cams, work)
-            out = gradient[part] if wanted else sides.buffer(5)
-            s = raised(similarity[part])
-            loss, count = _rows(s, index[part, None], sides, scale, eps, log_floor, out, wanted)
+            sides = _Sides(same[part], work[:, : part.stop - part.start])
+            rows = raised(similarity[part])
+            s = torch.index_select(rows, 1, blocks.columns, out=work[0, : len(rows)])
+            s.index_fill_(1, blocks.gaps, -FAR)
+            p = gradient[part] if wanted else sides.work[3]
+            loss, count = _rows(s, own[part], sides, settings, p, wanted)
             losses.append(loss)
             counts.append(count)
-        intra, inter = torch.cat(losses, dim=1).mean(dim=1)
-        intra_neighbors, inter_neighbors = torch.cat(counts, dim=1).long()
-        ctx.save_for_backward(gradient, cams, memory_cams)
-        ctx.scale, ctx.dtype, ctx.chunk = scale, similarity.dtype, chunk
+        intra, inter = torch.cat(losses).mean(dim=0)
+        intra_neighbors, inter_neighbors = torch.cat(counts).long().T
+        ctx.save_for_backward(gradient, same)
+        ctx.place, ctx.scale, ctx.dtype, ctx.chunk = blocks.place, settings[0], similarity.dtype, chunk
         ctx.mark_non_differentiable(intra_neighbors, inter_neighbors)
         return intra, inter, intra_neighbors, inter_neighbors
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, intra: Tensor, inter: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
-        gradient, cams, memory_cams = ctx.saved_tensors
-        factor = ctx.scale / len(cams)
-        result = torch.empty_like(gradient, dtype=ctx.dtype)
-        parts, work = _parts(gradient, ctx.chunk, 3, gradient.dtype)
-        for part in parts:
-            upstream = _Sides(cams[part], memory_cams, work).spread((intra * factor, inter * factor))
-            torch.mul(upstream, gradient[part], out=result[part])
-        return result, *[None] * 7
+        gradient, same = ctx.saved_tensors
+        factor = ctx.scale / len(same)
+        result = gradient.new_empty(len(same), len(ctx.place), dtype=ctx.dtype)
+        upstream = torch.where(same, intra * factor, inter * factor)[..., None]  # [B, blocks, 1]
+        for part in _parts(len(same), gradient.shape[1], ctx.chunk):
+            scaled = gradient[part].view(*same[part].shape, -1) * upstream[part]
+            torch.index_select(scaled.flatten(1).to(ctx.dtype), 1, ctx.place, out=result[part])
+        return result, *[None] * 5
 
 
-def _parts(x: Tensor, chunk: int, buffers: int, dtype: torch.dtype) -> tuple[list[slice], Tensor]:
-    """Slices of rows that hold about ``chunk`` elements, and as many buffers of that size."""
-    rows, columns = x.shape
+def _parts(rows: int, columns: int, chunk: int) -> list[slice]:
+    """Slices of rows that hold about ``chunk`` elements."""
     step = min(rows, max(1, chunk // max(columns, 1)))
-    work = x.new_empty(buffers, step, columns, dtype=dtype)
-    return [slice(first, min(first + step, rows)) for first in range(0, rows, step)], work
+    return [slice(first, min(first + step, rows)) for first in range(0, rows, step)]
 
 
 class _Sides:
-    """The two sides of some rows as factors of 1 and 0, and buffers to work in.
+    """Which blocks are of an image's own camera, [R, blocks], and buffers [R, P] to work in.
 
-    On a CPU arithmetic in place is several times faster than selection into new tensors.
+    Pairs are (own camera, other cameras): [R, 2].
     """
 
-    def __init__(self, cams: Tensor, memory_cams: Tensor, work: Tensor) -> None:
-        self.work = work[:, : len(cams)]  # [buffers, R, N]
-        self.same = torch.sub(memory_cams, cams[:, None], out=self.buffer(0)).eq_(0)
-        self.other = torch.sub(1, self.same, out=self.buffer(1))
+    def __init__(self, same: Tensor, work: Tensor) -> None:
+        self.same, self.work = same, work
+        self.both = torch.stack([same, ~same], dim=1)  # [R, 2, blocks]
 
-    def buffer(self, k: int) -> Tensor:
-        return self.work[k]
+    def blocks(self, x: Tensor) -> Tensor:
+        """A view [R, blocks, width] of [R, P]."""
+        return x.view(*self.same.shape, -1)
 
-    def spread(self, pair: Iterable[Tensor], k: int = 2) -> Tensor:
-        """Each column's own side's number, exactly: [R, N] of two finite [R, 1], in buffer k."""
-        intra, inter = pair
-        return torch.mul(self.same, intra, out=self.buffer(k)).addcmul_(self.other, inter)
+    def spread(self, pair: Tensor) -> Tensor:
+        """Each block's number, [R, blocks, 1]."""
+        return torch.where(self.same, pair[:, :1], pair[:, 1:])[..., None]
 
-    def sums(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        intra = torch.mul(x, self.same, out=self.buffer(2)).sum(1, keepdim=True)
-        return intra, torch.mul(x, self.other, out=self.buffer(2)).sum(1, keepdim=True)
+    def sums(self, x: Tensor) -> Tensor:
+        return (self.blocks(x).sum(2)[:, None] * self.both).sum(2)
 
-    def largest(self, s: Tensor, own: Tensor) -> tuple[Tensor, Tensor]:
-        """Largest candidate of each side, [R, 1]; about -FAR on a side without any."""
-        intra = torch.add(s, self.other, alpha=-FAR, out=self.buffer(2)).scatter_(1, own, -FAR)
-        intra = intra.amax(1, keepdim=True)
-        return intra, torch.add(s, self.same, alpha=-FAR, out=self.buffer(2)).amax(1, keepdim=True)
+    def largest(self, x: Tensor) -> Tensor:
+        """About -FAR on a side without columns."""
+        return self.blocks(x).amax(2)[:, None].where(self.both, -FAR).amax(2)
 
 
 def _rows(
-    s: Tensor,
-    own: Tensor,
-    sides: _Sides,
-    scale: float,
-    eps: float,
-    log_floor: float,
-    p: Tensor,
-    wanted: bool,
+    s: Tensor, own: Tensor, sides: _Sides, settings: tuple[float, float, float], p: Tensor, wanted: bool
 ) -> tuple[Tensor, Tensor]:
-    """Losses [2, R] and neighbour counts [2, R] (intra, inter) of rows ``s`` [R, N] with own columns [R, 1].
+    """Losses [R, 2] and neighbour counts [R, 2] of rows ``s`` [R, P] with own columns [R, 1].
 
-    ``p`` [R, N] receives, if wanted, d loss / d s without the factor ``scale``. Pairs are (intra, inter), [R, 1] each.
+    ``p`` [R, P] receives, if wanted, d loss / d s without the factor ``scale``.
     """
-    largest = sides.largest(s, own)
+    scale, eps, log_floor = settings
+    blocks, spread = sides.blocks, sides.spread
+    near, buffer = sides.work[1], sides.work[2]
+    own_s = s.gather(1, own)
+    largest = sides.largest(s.scatter_(1, own, -FAR))
+    s.scatter_(1, own, own_s)
     # Columns that are no candidates stand in the maximum as -1, as in the original; they are never neighbours.
-    neighbor = sides.spread((eps * m.clamp_min(-1.0) for m in largest), k=3).lt_(s)  # [R, N] 1 or 0
-    neighbor.scatter_(1, own, 0.0)
-    count = sides.sums(neighbor)
+    edge = eps * largest.clamp_min(-1.0)
 
-    top = torch.maximum(largest[0], s.gather(1, own)), largest[1].where(largest[1] > -FAR / 2, 0.0)
-    log_p = torch.mul(s, scale, out=sides.buffer(4)).sub_(sides.spread(scale * m for m in top))  # to 0
-    torch.exp(log_p, out=p)
-    total = [x.clamp_min(0.5) for x in sides.sums(p)]  # 1 or more where the side has columns
-    log_p.sub_(sides.spread(x.log() for x in total))  # of each side's own softmax
+    def above(edge: Tensor) -> Tensor:  # [R, 2]; near [R, P] is 1 or 0
+        torch.gt(blocks(s), spread(edge), out=blocks(near))
+        return sides.sums(near.scatter_(1, own, 0.0))
 
-    own_log_p = log_p.gather(1, own)
-    weight = neighbor.mul_(sides.spread(1 / c.clamp_min(1) for c in count))  # w_ij without the own row
+    count = above(edge)
+    top = largest.where(largest > -FAR / 2, 0.0)
+    top[:, :1] = torch.maximum(largest[:, :1], own_s)
+    torch.add(spread(-scale * top), blocks(s), alpha=scale, out=blocks(p)).exp_()
+    total = sides.sums(p).clamp_min(0.5)  # 1 or more where the side has columns
+    log_total = scale * top + total.log()  # log p = scale s - log_total, of each side's own softmax
+    own_log_p = scale * own_s - log_total[:, :1]
+    # neighbours that are not below the floor
+    active = count if log_floor == -math.inf else above(edge.maximum((log_floor + log_total) / scale))
+    weight = 1 / count.clamp_min(1)  # w_ij of neighbours
+    below = (count - active) * max(log_floor, -FAR)
+    loss = -weight * (scale * sides.sums(torch.mul(near, s, out=buffer)) - active * log_total + below)
+    loss[:, :1] -= own_log_p.clamp_min(log_floor)
+
     if wanted:
-        active = sides.buffer(5).copy_(log_p).ge_(log_floor)  # 1 or 0
-    near = sides.sums(log_p.clamp_min_(log_floor).mul_(weight))
-    loss = torch.cat([-near[0] - own_log_p.clamp_min(log_floor), -near[1]], dim=1)
-
-    if wanted:
-        weight.mul_(active).scatter_(1, own, (own_log_p >= log_floor).to(s.dtype))
-        share = (w / x for w, x in zip(sides.sums(weight), total))
-        p.mul_(sides.spread(share)).sub_(weight)
-    return loss.T, torch.cat(count, dim=1).T
+        own_weight = (own_log_p >= log_floor).to(s.dtype)
+        share = active * weight
+        share[:, :1] += own_weight
+        blocks(p).mul_(spread(share / total)).addcmul_(blocks(near), spread(weight), value=-1)
+        p.scatter_(1, own, p.gather(1, own) - own_weight)
+    return loss, count

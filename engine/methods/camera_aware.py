@@ -24,6 +24,7 @@ from engine.evaluator import extract
 from engine.log import LOGGER
 from engine.method import Method, TrainStep
 from engine.optim import DTYPES, Precision, build_optimizer, build_scheduler, training_precision
+from losses.camera_blocks import CameraBlocks
 from losses.classification import mixup_virtual_class
 from losses.neighborhood import camera_agnostic_terms, camera_aware_terms
 from modeling.backbones import build_backbone
@@ -62,6 +63,7 @@ def build(cfg: CfgNode, data: Data) -> Method:
     state["memory"] = memory = FeatureMemory(rows, bare.dim, dtype=dtype).to(ranks.device)
     if target.num_cameras == 1 and settings.NEIGHBOR_MODE == "camera_aware":
         LOGGER.warning("the target has one camera: the inter-camera loss is impossible, its weight is 0")
+    blocks = CameraBlocks.of(target.cams)
     repeats = 1 + math.ceil(data.batch_size / len(target.images))  # where one pass ends and the next begins
 
     def train_step(engine: Engine, batches: Mapping[str, Batch]) -> dict[str, torch.Tensor]:
@@ -84,7 +86,7 @@ def build(cfg: CfgNode, data: Data) -> Method:
             name, loss = "id", F.cross_entropy(halves.logits.float(), pids)
         features = F.normalize(halves.target)
         weights = active_weights(settings, epoch, target.num_cameras)
-        neighbors, counts = neighbor_losses(weights, settings, memory, features, index, cams, target.cams)
+        neighbors, counts = neighbor_losses(weights, settings, memory, features, index, cams, blocks)
         told = {name: loss, **neighbors, **counts}
         for term, value in neighbors.items():
             loss = loss + weights[term] * value
@@ -137,7 +139,7 @@ def neighbor_losses(
     features: torch.Tensor,
     index: torch.Tensor,
     cams: torch.Tensor,
-    memory_cams: torch.Tensor,
+    memory_cams: CameraBlocks,
 ) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
     """The unweighted losses named in ``weights``, and the mean number of neighbours behind each."""
     if not weights:

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from losses.camera_blocks import CameraBlocks
 from losses.neighborhood import (
     camera_agnostic,
     camera_agnostic_terms,
@@ -110,11 +111,11 @@ def test_camera_agnostic_matches_its_formula_without_a_floor() -> None:
     torch.testing.assert_close(*gradients, rtol=1e-10, atol=1e-12)
 
 
-def _case(seed: int, cameras: int = 3, shift: float = 0.0) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _case(seed: int, rows: int = 23, shift: float = 0.0) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     generator = torch.Generator().manual_seed(seed)
-    similarity = torch.rand(7, 23, generator=generator, dtype=torch.float64) * 1.6 - 0.8 + shift
-    memory_cams = torch.randint(cameras, (23,), generator=generator)
-    index = torch.randint(23, (7,), generator=generator)
+    similarity = torch.rand(7, rows, generator=generator, dtype=torch.float64) * 1.6 - 0.8 + shift
+    memory_cams = torch.randint(3, (rows,), generator=generator)
+    index = torch.randint(rows, (7,), generator=generator)
     index[1] = index[0]  # a row twice
     return similarity.clamp(-1, 1), index, memory_cams[index], memory_cams
 
@@ -122,8 +123,9 @@ def _case(seed: int, cameras: int = 3, shift: float = 0.0) -> tuple[Tensor, Tens
 @pytest.mark.parametrize("scale", [5.0, 40.0])
 @pytest.mark.parametrize("eps", [0.0, 0.3, 0.8, 1.0])
 @pytest.mark.parametrize("shift", [0.0, -0.75])
-def test_camera_aware_matches_the_loop(scale: float, eps: float, shift: float) -> None:
-    similarity, *rest = _case(int(eps * 10), shift=shift)
+@pytest.mark.parametrize("rows", [23, 120])  # one block of columns a camera, several
+def test_camera_aware_matches_the_loop(scale: float, eps: float, shift: float, rows: int) -> None:
+    similarity, *rest = _case(int(eps * 10), rows, shift)
     ours, loop = similarity.clone().requires_grad_(), similarity.clone().requires_grad_()
     mine = camera_aware(ours, *rest, scale=scale, eps=eps)
     theirs = slow(loop, *rest, scale, eps)
@@ -241,6 +243,28 @@ def test_value_without_gradient_and_batch_as_mean_of_its_parts() -> None:
     assert not whole[0].requires_grad
     for k in range(2):
         assert whole[k].item() == pytest.approx((parts[0][k] + parts[1][k]).item() / 2)
+
+
+@pytest.mark.parametrize("sizes", [[1], [40, 1, 300, 17], [2] * 50, [5000, 3]])
+def test_blocks_hold_every_row_once_and_one_camera_each(sizes: list[int]) -> None:
+    cams = torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes)) * 7 - 3  # any numbers
+    cams = cams[torch.randperm(len(cams), generator=torch.Generator().manual_seed(0))]
+    blocks = CameraBlocks.of(cams)
+    width = len(blocks.columns) // len(blocks.cams)
+    filled = torch.ones_like(blocks.columns, dtype=torch.bool).index_fill_(0, blocks.gaps, False)
+    assert torch.equal(blocks.columns[blocks.place], torch.arange(len(cams)))
+    assert filled.sum() == len(cams)
+    assert torch.equal(blocks.cams.repeat_interleave(width)[filled], cams[blocks.columns[filled]])
+    assert width <= 128
+    assert len(blocks.columns) < 1.5 * len(cams) + 16 * len(sizes)
+
+
+def test_blocks_of_one_camera_need_no_cameras() -> None:
+    made, known = CameraBlocks.one_camera(300, torch.device("cpu")), CameraBlocks.of(torch.zeros(300).long())
+    similarity, index = torch.rand(3, 300, dtype=torch.float64), torch.tensor([0, 299, 150])
+    losses = [camera_aware(similarity, index, torch.zeros(3), b, scale=9, eps=0.5)[0] for b in (made, known)]
+    assert made.columns[made.place].tolist() == list(range(300))
+    torch.testing.assert_close(*losses)
 
 
 def test_negative_threshold_is_refused() -> None:
