@@ -8,8 +8,9 @@ import os
 import shutil
 import sys
 import sysconfig
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import ParamSpec
 
 import torch
 from torch import nn
@@ -18,6 +19,8 @@ from yacs.config import CfgNode
 from engine.errors import InputError
 from modeling.backbones import Backbone, TinyBackbone
 from modeling.recompute import recompute_stages
+
+Inputs = ParamSpec("Inputs")
 
 
 def set_arithmetic(cfg: CfgNode) -> None:
@@ -62,6 +65,11 @@ def prepare_backbones(cfg: CfgNode, network: nn.Module, device: torch.device) ->
             backbone.compile(dynamic=False)
     for backbone in backbones:
         recompute_stages(backbone, cfg.MODEL.CHECKPOINT_STAGES)
+
+
+def compiled(cfg: CfgNode, loss: Callable[Inputs, torch.Tensor]) -> Callable[Inputs, torch.Tensor]:
+    """The loss as it is written, or compiled where ``MODEL.COMPILE`` says so."""
+    return torch.compile(loss) if cfg.MODEL.COMPILE else loss
 
 
 def missing_for_compiling(device: torch.device) -> str:

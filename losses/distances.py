@@ -22,6 +22,8 @@ def squared_distances(x: Tensor, y: Tensor) -> Tensor:
     Returns:
         [B, M].
     """
+    if y is x:  # PyTorch 2.11 compiles a function of the same tensor twice into half the gradient
+        y = x.view_as(x)
     distances: Tensor = _SquaredDistances.apply(x, y)  # type: ignore[no-untyped-call]
     return distances
 

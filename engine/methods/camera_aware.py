@@ -21,6 +21,7 @@ from datasets import Batch
 from engine.data import Data
 from engine.distributed import parallel
 from engine.evaluator import extract
+from engine.hardware import compiled
 from engine.log import LOGGER
 from engine.method import Method, TrainStep
 from engine.optim import DTYPES, Precision, build_optimizer, build_scheduler, training_precision
@@ -64,6 +65,7 @@ def build(cfg: CfgNode, data: Data) -> Method:
     if target.num_cameras == 1 and settings.NEIGHBOR_MODE == "camera_aware":
         LOGGER.warning("the target has one camera: the inter-camera loss is impossible, its weight is 0")
     blocks = CameraBlocks.of(target.cams)
+    mixup_loss = compiled(cfg, mixup_virtual_class)
     repeats = 1 + math.ceil(data.batch_size / len(target.images))  # where one pass ends and the next begins
 
     def train_step(engine: Engine, batches: Mapping[str, Batch]) -> dict[str, torch.Tensor]:
@@ -81,7 +83,7 @@ def build(cfg: CfgNode, data: Data) -> Method:
             halves = network(torch.cat([images, target_images]), joint=True)
         if mixed:
             agents = memory.features[index].float()  # [B/2, D]
-            name, loss = "mixup", mixup_virtual_class(halves.source, classifier.weight, pids, agents, lam)
+            name, loss = "mixup", mixup_loss(halves.source, classifier.weight, pids, agents, lam)
         else:
             name, loss = "id", F.cross_entropy(halves.logits.float(), pids)
         features = F.normalize(halves.target)

@@ -7,7 +7,7 @@ Person Re-identification", whose text was not available.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +24,7 @@ from engine.data import Data, Domain
 from engine.distributed import parallel
 from engine.errors import InputError
 from engine.evaluator import extract
+from engine.hardware import compiled
 from engine.log import LOGGER
 from engine.method import Method, TrainStep
 from engine.optim import Precision, build_optimizer, build_scheduler, training_precision
@@ -100,6 +101,7 @@ def pretrain_step(
 ) -> TrainStep:
     """Stage 1: identities of every patch, and a triplet loss on all patches of an image together."""
     options = cfg.CENTRAL_FEATURE
+    triplet = compiled(cfg, nearest_positive_triplet)
 
     def train_step(engine: Engine, batches: Mapping[str, Batch]) -> dict[str, Tensor]:
         pids, epoch = batches["source"].pids, engine.state.epoch
@@ -110,9 +112,7 @@ def pretrain_step(
         patches = len(found.logits)
         losses = {
             "id": patches * F.cross_entropy(found.logits.flatten(0, 1), pids.repeat(patches)),
-            "triplet": nearest_positive_triplet(
-                found.embedding, pids, margin=options.TRIPLET_MARGIN, normalize=True
-            ),
+            "triplet": triplet(found.embedding, pids, margin=options.TRIPLET_MARGIN, normalize=True),
         }
         loss = losses["id"] + options.TRIPLET_WEIGHT * losses["triplet"]
         precision.step(loss, optimizer)
@@ -136,7 +136,7 @@ def unsupervised_step(
     enter the patch memory and its loss, the image-level loss sees both views.
     """
     options, view = cfg.CENTRAL_FEATURE, second_view(cfg)
-    patch_loss: Callable[..., Tensor] = PATCH_LOSSES[options.LOSS]
+    patch_loss, image_loss = compiled(cfg, PATCH_LOSSES[options.LOSS]), compiled(cfg, ipfl)
     rounds = data.most_repeats("target")
 
     def train_step(engine: Engine, batches: Mapping[str, Batch]) -> dict[str, Tensor]:
@@ -153,7 +153,7 @@ def unsupervised_step(
             options.LOSS: patch_loss(
                 own, patches.features, batch.index, scale=options.SCALE, k=options.NEIGHBORS
             ),
-            "ipfl": ipfl(
+            "ipfl": image_loss(
                 views.flatten(0, 1),
                 whole.features[0, batch.index],
                 views=VIEWS,

@@ -18,6 +18,7 @@ from yacs.config import CfgNode
 from datasets import Batch
 from engine.data import Data
 from engine.distributed import parallel
+from engine.hardware import compiled
 from engine.method import Method
 from engine.optim import Precision, build_optimizer, build_scheduler, training_precision
 from engine.pictures import sheet
@@ -68,6 +69,8 @@ def build(cfg: CfgNode, data: Data) -> Method:
     itself = torch.arange(sources, 2 * sources, device=ranks.device)
     mean, std = (torch.tensor(v, device=ranks.device).view(3, 1, 1) for v in (cfg.INPUT.MEAN, cfg.INPUT.STD))
 
+    domain_gap = compiled(cfg, mmd)
+
     def train_step(engine: Engine, batches: Mapping[str, Batch]) -> dict[str, torch.Tensor]:
         step = engine.state.iteration
         adapt = target is not None and engine.state.epoch > settings.SOURCE_EPOCHS
@@ -87,7 +90,7 @@ def build(cfg: CfgNode, data: Data) -> Method:
         }
         if adapt:
             features = F.normalize(parts.identity) if settings.MMD_UNIT else parts.identity
-            losses["mmd"] = mmd(features[sources:], features[:sources], sigmas=settings.MMD_SIGMAS)
+            losses["mmd"] = domain_gap(features[sources:], features[:sources], sigmas=settings.MMD_SIGMAS)
         loss = torch.stack([weights[name] * value for name, value in losses.items()]).sum()
         precision.step(loss, optimizer)
         return {name: value.detach() for name, value in {"loss": loss, **losses}.items()}

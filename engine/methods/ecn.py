@@ -19,6 +19,7 @@ from datasets import Batch
 from engine.data import Data
 from engine.distributed import parallel
 from engine.errors import InputError
+from engine.hardware import compiled
 from engine.log import LOGGER
 from engine.method import Method, TrainStep
 from engine.optim import Precision, build_optimizer, build_scheduler, training_precision
@@ -75,6 +76,7 @@ def build(cfg: CfgNode, data: Data) -> Method:
         return Method(source_step, bare, state, scheduler)
     state["memory"] = memory = FeatureMemory(len(target.images), settings.EMBEDDING).to(ranks.device)
     repeats = data.most_repeats("target")
+    invariance, domain_gap = compiled(cfg, exemplar_invariance), compiled(cfg, mmd)
 
     def train_step(engine: Engine, batches: Mapping[str, Batch]) -> dict[str, torch.Tensor]:
         step, epoch = engine.state.iteration, engine.state.epoch - settings.SOURCE_EPOCHS
@@ -89,11 +91,11 @@ def build(cfg: CfgNode, data: Data) -> Method:
         similarity = memory.similarity(parts.exemplars)  # [B/2, N]
         losses = {
             "id": F.cross_entropy(parts.logits.float(), pids),
-            "invariance": exemplar_invariance(similarity, index, temperature=settings.TEMPERATURE, k=k),
+            "invariance": invariance(similarity, index, temperature=settings.TEMPERATURE, k=k),
         }
         loss = (1 - settings.LAMBDA) * losses["id"] + settings.LAMBDA * losses["invariance"]
         if settings.MMD:
-            losses["mmd"] = mmd(parts.target, parts.source, sigmas=settings.MMD_SIGMAS)
+            losses["mmd"] = domain_gap(parts.target, parts.source, sigmas=settings.MMD_SIGMAS)
             loss = loss + settings.LAMBDA_EXT * losses["mmd"]
         precision.step(loss, optimizer)
         memory.update(parts.exemplars, index, keep=kept_share(settings.ALPHA, epoch), rounds=repeats)

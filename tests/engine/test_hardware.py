@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 import configs
 from configs import ConfigError
 from engine import hardware
 from engine.errors import InputError
-from engine.hardware import for_evaluation, prepare_backbones, set_arithmetic
+from engine.hardware import compiled, for_evaluation, prepare_backbones, set_arithmetic
+from losses.classification import mixup_virtual_class
+from losses.disentangle import mmd
+from losses.invariance import exemplar_invariance
+from losses.patch import central, ipfl, nearest_positive_triplet
 from modeling.backbones import build_backbone
 from modeling.reid import ReIDNet
 from modeling.weights import read_checkpoint
@@ -104,7 +110,7 @@ def test_compiling_marks_the_backbone_and_no_name_changes() -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(bool(hardware.missing_for_compiling(CPU)), reason="no compiler here")
-def test_compiled_gradients_and_statistics_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_compiled_gradients_and_statistics_are_the_same() -> None:
     torch.manual_seed(0)
     plain = ReIDNet(build_backbone("tiny"), 4).to(memory_format=torch.channels_last)
     fast = copy.deepcopy(plain)
@@ -117,9 +123,41 @@ def test_compiled_gradients_and_statistics_are_the_same(monkeypatch: pytest.Monk
             torch.testing.assert_close(b.grad, a.grad, rtol=1e-3, atol=1e-4, msg=name)
     for (name, a), b in zip(plain.named_buffers(), fast.buffers()):
         torch.testing.assert_close(b, a, msg=name)
-    monkeypatch.setattr(torch._dynamo.config, "error_on_recompile", True)
-    with for_evaluation(), torch.no_grad():  # other sizes are not compiled
+    no_more = torch._dynamo.config.patch(error_on_recompile=True)
+    with no_more, for_evaluation(), torch.no_grad():  # other sizes are not compiled
         torch.testing.assert_close(fast.eval()(images[:3]), plain.eval()(images[:3]), rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(bool(hardware.missing_for_compiling(CPU)), reason="no compiler here")
+def test_compiled_losses_are_the_same() -> None:
+    """As the methods call them: a share that changes every step is no reason to compile every step."""
+    cfg = configs.load(None, ["MODEL.COMPILE", "true"])
+    torch.manual_seed(0)
+    x, y, index, rows = torch.randn(6, 8), torch.randn(6, 8), torch.arange(6), torch.randn(2, 30, 8)
+    cases: list[tuple[Callable[..., Tensor], tuple[Tensor, ...], list[dict[str, Any]]]] = [
+        (exemplar_invariance, (x @ rows[0].T, index), [{"temperature": 0.5, "k": k} for k in (0, 4)]),
+        (mmd, (x, y), [{"sigmas": (1.0, 5.0)}]),
+        (central, (torch.stack([x, y]), rows, index), [{"scale": 2.0, "k": 3}]),
+        (nearest_positive_triplet, (x, index // 2), [{"margin": 1.0, "normalize": True}]),
+        (ipfl, (x, y[:3]), [{"views": 2, "margin": 2.0, "max_rank": 5, "nearest": 1}]),
+        (mixup_virtual_class, (x, y, index, y + 1), [{"lam": lam} for lam in (0.1, 0.2, 0.3, 0.4)]),
+    ]
+    for loss, tensors, numbers in cases:
+        fast = compiled(cfg, loss)
+        for some in numbers[:2]:
+            for a, b in zip(_gradient(fast, *tensors, **some), _gradient(loss, *tensors, **some)):
+                torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
+        with torch.compiler.set_stance("fail_on_recompile"):
+            for some in numbers:
+                _gradient(fast, *tensors, **some)
+
+
+def _gradient(loss: Callable[..., Tensor], *tensors: Tensor, **numbers: Any) -> tuple[Tensor, Tensor]:
+    """The loss and its gradient by the first tensor."""
+    first = tensors[0].detach().clone().requires_grad_()
+    value = loss(first, *tensors[1:], **numbers)
+    return value.detach(), torch.autograd.grad(value, first)[0]
 
 
 def test_recomputed_stages_end_in_the_same_bytes(domains: Path, tmp_path: Path) -> None:
