@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 from pathlib import Path
 from typing import Any
 
@@ -39,8 +40,7 @@ def load(path: str | Path | None, overrides: list[str] | None = None) -> CfgNode
         _merge(cfg, _nested(key, value), "the command line")
     if not cfg.NAME:
         cfg.NAME = "run"
-    check(cfg)
-    cfg.freeze()
+    _finish(cfg)
     return cfg
 
 
@@ -70,9 +70,14 @@ def restore(text: str, overrides: list[str] | None = None) -> tuple[CfgNode, lis
             unknown.append(key)
     for key, value in _pairs(overrides or []):
         _merge(cfg, _nested(key, value), "the command line")
+    _finish(cfg)
+    return cfg, unknown
+
+
+def _finish(cfg: CfgNode) -> None:
+    cfg.OUTPUT_DIR = os.path.expanduser(cfg.OUTPUT_DIR)  # noqa: PTH111 - pathlib raises where ~name is nobody's
     check(cfg)
     cfg.freeze()
-    return cfg, unknown
 
 
 def _run_name(path: Path) -> str:

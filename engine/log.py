@@ -17,8 +17,8 @@ LOGGER = logging.getLogger("crossreid")
 
 
 def setup_text(file: Path | None, *, quiet: bool) -> None:
-    """Send the text log to the screen and, if given, to a file; ``quiet`` ranks tell warnings only."""
-    LOGGER.setLevel(logging.WARNING if quiet else logging.INFO)
+    """Send the text log to the screen and, if given, to a file; ``quiet`` ranks tell errors only."""
+    LOGGER.setLevel(logging.ERROR if quiet else logging.INFO)
     LOGGER.propagate = False
     for handler in list(LOGGER.handlers):
         LOGGER.removeHandler(handler)

@@ -51,7 +51,8 @@ def run(cfg: CfgNode, ranks: Ranks) -> None:
     if ranks.first:
         (logs / "config.yml").write_text(cfg.dump(), encoding="utf-8")
         introduce(cfg, ranks, data, target, resume, done)
-        if not resume and (moved := checkpoint.set_aside(saved)):
+        own = resume is not None and resume.resolve().parent == saved.resolve()
+        if not own and (moved := checkpoint.set_aside(saved)):
             LOGGER.info("an earlier run of this name: its checkpoints are kept as %s", ", ".join(moved))
     recorder = Recorder(logs if ranks.first else None, tensorboard=cfg.LOG.TENSORBOARD, after=done)
     monitor = Monitor(cfg, data, method, recorder)

@@ -91,6 +91,11 @@ def test_damaged_files(tmp_path: Path, text: str, words: list[str]) -> None:
         assert word in str(caught.value)
 
 
+def test_the_home_folder_in_output_dir(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/ada")
+    assert load(None, ["OUTPUT_DIR", "~/runs"]).OUTPUT_DIR == "/home/ada/runs"
+
+
 def test_missing_file_names_the_nearest() -> None:
     with pytest.raises(
         ConfigError, match=r"no config file configs/duke2markt\.yml; did you mean configs/duke2market\.yml"

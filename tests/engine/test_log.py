@@ -6,9 +6,10 @@ import json
 import math
 from pathlib import Path
 
+import pytest
 import torch
 
-from engine.log import Means, Recorder
+from engine.log import LOGGER, Means, Recorder, setup_text
 
 
 def test_means_are_read_once_and_forgotten() -> None:
@@ -17,6 +18,13 @@ def test_means_are_read_once_and_forgotten() -> None:
     means.add(2, {"a": torch.tensor(2.0)})
     assert means.read() == ({"a": 1.5, "b": 4.0}, 0)
     assert means.read() == ({}, 0)
+
+
+def test_ranks_after_the_first_tell_errors_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    setup_text(None, quiet=True)
+    LOGGER.warning("what every process warns of")
+    LOGGER.error("what went wrong here")
+    assert capsys.readouterr().out.split(" ", 1)[1] == "what went wrong here\n"
 
 
 def test_the_first_bad_step_is_noted() -> None:

@@ -92,6 +92,18 @@ def test_a_new_run_sets_numbered_checkpoints_aside(tmp_path: Path) -> None:
     assert not list(tmp_path.glob("epoch-*.pt"))
 
 
+def test_resuming_another_run_sets_this_name_s_checkpoints_aside(
+    domains: Path, tmp_path: Path, trained: Path
+) -> None:
+    folder = tmp_path / "checkpoints" / "demo"
+    folder.mkdir(parents=True)
+    (folder / "last.pt").write_bytes(b"of an earlier run")
+    assert "are kept as previous-last.pt" in again(domains, tmp_path, trained, "SOLVER.EPOCHS", "2")
+    assert (folder / "previous-last.pt").read_bytes() == b"of an earlier run"
+    own = train("configs/demo.yml", overrides(domains, tmp_path, *ADAPT, "RESUME", str(folder / "last.pt")))
+    assert "previous" not in own
+
+
 def test_a_target_without_matches_has_no_scores_and_no_best(
     domains: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -103,6 +115,8 @@ def test_a_target_without_matches_has_no_scores_and_no_best(
     assert "mAP -  Rank-1 -" in told
     assert "nan" not in told
     assert not (tmp_path / "checkpoints" / "demo" / "best.pt").exists()
+    assert "last.pt" in told
+    assert "best.pt" not in told
     lines = (tmp_path / "logs" / "demo" / "metrics.jsonl").read_text().splitlines()
     assert all(
         math.isfinite(v) for line in lines for v in json.loads(line).values() if not isinstance(v, str)
