@@ -6,7 +6,6 @@ Mixup, ECCV 2020. Without a target it is the single-domain baseline: the source 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -19,7 +18,7 @@ from yacs.config import CfgNode
 
 from datasets import Batch
 from engine.data import Data
-from engine.distributed import parallel
+from engine.distributed import bare, parallel
 from engine.evaluator import extract
 from engine.hardware import compiled
 from engine.log import LOGGER
@@ -45,28 +44,51 @@ def build(cfg: CfgNode, data: Data) -> Method:
     model = cfg.MODEL
     pretrained = "none" if model.WEIGHTS else model.PRETRAINED
     backbone = build_backbone(model.BACKBONE, last_stride=model.LAST_STRIDE, pretrained=pretrained)
-    bare = ReIDNet(backbone, source.num_identities, sync_neck=model.SYNC_BN and ranks.world > 1)
-    bare.to(ranks.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    classifier = bare.classifier
+    net = ReIDNet(backbone, source.num_identities, sync_neck=model.SYNC_BN and ranks.world > 1)
+    net.to(ranks.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    classifier = net.classifier
     assert classifier is not None
-    network = parallel(bare, ranks, sync_bn=model.SYNC_BN, static=cfg.SOLVER.ACCUMULATE == 1)
+    network = parallel(net, ranks, sync_bn=model.SYNC_BN, static=cfg.SOLVER.ACCUMULATE == 1)
     precision = training_precision(cfg, ranks.device)
     optimizer = build_optimizer(
-        cfg, backbone.parameters(), [*bare.neck.parameters(), *classifier.parameters()]
+        cfg, backbone.parameters(), [*net.neck.parameters(), *classifier.parameters()]
     )
     scheduler = build_scheduler(cfg, optimizer)
     state = {"model": network, "optimizer": optimizer, "scaler": precision.scaler, "scheduler": scheduler}
-    source_step = source_only(data, network, precision, optimizer)
     if target is None:
-        return Method(source_step, bare, state, scheduler)
+        return Method(source_only(data, network, precision, optimizer), net, state, scheduler)
 
     rows, dtype = len(target.images), DTYPES[settings.MEMORY_DTYPE]
-    state["memory"] = memory = FeatureMemory(rows, bare.dim, dtype=dtype).to(ranks.device)
+    state["memory"] = memory = FeatureMemory(rows, net.dim, dtype=dtype).to(ranks.device)
     if target.num_cameras == 1 and settings.NEIGHBOR_MODE == "camera_aware":
         LOGGER.warning("the target has one camera: the inter-camera loss is impossible, its weight is 0")
+    train_step = adaptation_step(cfg, data, network, memory, precision, optimizer)
+
+    def prepare(epoch: int) -> None:
+        if epoch == settings.SOURCE_EPOCHS + 1 and settings.MEMORY_INIT == "pass":
+            LOGGER.info("filling the memory with the features of %d target images", len(target.images))
+            features = extract(net, target.images, data.plain, ranks, precision, label="memory")
+            memory.features.copy_(F.normalize(features.vectors))
+
+    milestones = {settings.SOURCE_EPOCHS: "direct transfer"} if settings.SOURCE_EPOCHS else {}
+    return Method(train_step, net, state, scheduler, prepare, milestones)
+
+
+def adaptation_step(
+    cfg: CfgNode,
+    data: Data,
+    network: nn.Module,
+    memory: FeatureMemory,
+    precision: Precision,
+    optimizer: Optimizer,
+) -> TrainStep:
+    """Source or mixed images, and the target's images against the memory; first the source's epochs alone."""
+    settings, target = cfg.CAMERA_AWARE, data.domains["target"]
+    source_step = source_only(data, network, precision, optimizer)
+    classifier: nn.Linear = bare(network).classifier  # type: ignore[assignment]
     blocks = CameraBlocks.of(target.cams)
     mixup_loss = compiled(cfg, mixup_virtual_class)
-    repeats = 1 + math.ceil(data.batch_size / len(target.images))  # where one pass ends and the next begins
+    repeats = data.most_repeats("target")
 
     def train_step(engine: Engine, batches: Mapping[str, Batch]) -> dict[str, torch.Tensor]:
         step, epoch = engine.state.iteration, engine.state.epoch - settings.SOURCE_EPOCHS
@@ -97,14 +119,7 @@ def build(cfg: CfgNode, data: Data) -> Method:
         memory.update(features, index, keep=keep, rounds=repeats)
         return {"loss": loss.detach(), **{name: value.detach() for name, value in told.items()}}
 
-    def prepare(epoch: int) -> None:
-        if epoch == settings.SOURCE_EPOCHS + 1 and settings.MEMORY_INIT == "pass":
-            LOGGER.info("filling the memory with the features of %d target images", len(target.images))
-            features = extract(bare, target.images, data.plain, ranks, precision, label="memory")
-            memory.features.copy_(F.normalize(features.vectors))
-
-    milestones = {settings.SOURCE_EPOCHS: "direct transfer"} if settings.SOURCE_EPOCHS else {}
-    return Method(train_step, bare, state, scheduler, prepare, milestones)
+    return train_step
 
 
 def source_only(data: Data, network: nn.Module, precision: Precision, optimizer: Optimizer) -> TrainStep:

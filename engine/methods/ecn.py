@@ -71,10 +71,24 @@ def build(cfg: CfgNode, data: Data) -> Method:
     optimizer = build_optimizer(cfg, bare.backbone.parameters(), bare.new_layers())
     scheduler = build_scheduler(cfg, optimizer)
     state = {"model": network, "optimizer": optimizer, "scaler": precision.scaler, "scheduler": scheduler}
-    source_step = source_only(data, network, precision, optimizer)
     if target is None:
-        return Method(source_step, bare, state, scheduler)
+        return Method(source_only(data, network, precision, optimizer), bare, state, scheduler)
     state["memory"] = memory = FeatureMemory(len(target.images), settings.EMBEDDING).to(ranks.device)
+    train_step = adaptation_step(cfg, data, network, memory, precision, optimizer)
+    milestones = {settings.SOURCE_EPOCHS: "direct transfer"} if settings.SOURCE_EPOCHS else {}
+    return Method(train_step, bare, state, scheduler, milestones=milestones)
+
+
+def adaptation_step(
+    cfg: CfgNode,
+    data: Data,
+    network: nn.Module,
+    memory: FeatureMemory,
+    precision: Precision,
+    optimizer: torch.optim.Optimizer,
+) -> TrainStep:
+    """Identities of the source, and the target's images against the memory; first the source's epochs alone."""
+    settings, source_step = cfg.ECN, source_only(data, network, precision, optimizer)
     repeats = data.most_repeats("target")
     invariance, domain_gap = compiled(cfg, exemplar_invariance), compiled(cfg, mmd)
 
@@ -101,8 +115,7 @@ def build(cfg: CfgNode, data: Data) -> Method:
         memory.update(parts.exemplars, index, keep=kept_share(settings.ALPHA, epoch), rounds=repeats)
         return {name: value.detach() for name, value in {"loss": loss, **losses}.items()}
 
-    milestones = {settings.SOURCE_EPOCHS: "direct transfer"} if settings.SOURCE_EPOCHS else {}
-    return Method(train_step, bare, state, scheduler, milestones=milestones)
+    return train_step
 
 
 def source_only(
