@@ -106,6 +106,8 @@ TABLES: dict[str, Sequence[Row]] = {
         Row("stage 1: labelled summer", "patch-first", STAGE1),
         Row("stage 2, PEDAL (PAUL)", "pedal", STAGE2, FIRST),
         Row("stage 2, central", "central", STAGE2, f"{FIRST} CENTRAL_FEATURE.LOSS central"),
+        Row("stage 2, PEDAL alone", "patches", STAGE2, f"{FIRST} CENTRAL_FEATURE.IMAGE_WEIGHT 0"),
+        Row("stage 2, image-level loss alone", "images", STAGE2, f"{FIRST} CENTRAL_FEATURE.PATCH_WEIGHT 0"),
     ),
 }
 
