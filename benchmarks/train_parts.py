@@ -31,6 +31,7 @@ from engine.data import Data
 from engine.distributed import Ranks
 from engine.feed import on_device
 from engine.handlers import Handlers
+from engine.hardware import compiled
 from engine.method import Method
 from engine.methods import camera_aware
 from engine.optim import Precision
@@ -45,7 +46,6 @@ RANGES: list[tuple[str, Any, str]] = [  # what the profile tells apart, and the 
     ("transforms", Data, "augmented"),
     ("forward", ReIDNet, "forward"),
     ("loss", camera_aware, "neighbor_losses"),
-    ("loss", camera_aware, "mixup_virtual_class"),
     ("backward", Precision, "step"),
     ("optimizer", Precision, "apply"),
     ("memory update", FeatureMemory, "update"),
@@ -184,8 +184,13 @@ def in_trainer(cfg: CfgNode, ranks: Ranks, measure: Callable[[Run], Any]) -> Any
     def instead(engine: Engine, data: Data, *_: object) -> None:
         found.append(measure(Run(cfg, ranks, engine, data, found[0].method)))
 
-    screen = contextlib.redirect_stdout(io.StringIO())
-    with screen, mock.patch.object(Handlers, "attach", note), mock.patch.object(trainer, "_train", instead):
+    def marked(cfg: CfgNode, loss: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        return record_function("loss")(compiled(cfg, loss))  # a step keeps the losses it was built with
+
+    patches = (Handlers, "attach", note), (trainer, "_train", instead), (camera_aware, "compiled", marked)
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.ExitStack() as stack:
+        for patch in patches:
+            stack.enter_context(mock.patch.object(*patch))
         trainer.run(cfg, ranks)
     return found[1]
 

@@ -71,6 +71,7 @@ def conclude(evaluation: TargetEvaluation, logs: Path, saved: Path) -> None:
     LOGGER.info("results\n\n%s\n", evaluation.table())
     LOGGER.info("logs %s/ (train.log, metrics.jsonl, config.yml, tensorboard)", logs)
     written = [str(path) for path in (saved / "last.pt", saved / "best.pt") if path.is_file()]
-    LOGGER.info("checkpoints %s", " and ".join(written))
+    if written:
+        LOGGER.info("checkpoints %s", " and ".join(written))
     if evaluation.draw(picture):
         LOGGER.info("rank list %s (query blue, right green, wrong red)", picture)

@@ -15,6 +15,7 @@ from engine.distributed import Ranks, bare
 from engine.errors import InputError
 from modeling.weights import first_line, load_network, read_checkpoint, state_dict_of
 
+ASIDE = "previous-"  # before the names of an earlier run's checkpoints
 FORMAT = 1
 
 
@@ -87,6 +88,10 @@ def find_resume(wish: str, folder: Path) -> Path | None:
         raise InputError(
             f"RESUME {wish}: no such file; give a checkpoint's path, or auto for {folder / 'last.pt'}"
         )
+    if path.name.startswith(ASIDE) and path.resolve().parent == folder.resolve():
+        raise InputError(
+            f"RESUME {wish} is of an earlier run of this NAME: give the resumed run another NAME"
+        )
     return path
 
 
@@ -95,8 +100,8 @@ def set_aside(folder: Path) -> list[str]:
     moved = []
     for file in sorted([folder / "last.pt", folder / "best.pt", *folder.glob("epoch-*.pt")]):
         if file.is_file():
-            file.replace(folder / f"previous-{file.name}")
-            moved.append(f"previous-{file.name}")
+            file.replace(folder / f"{ASIDE}{file.name}")
+            moved.append(f"{ASIDE}{file.name}")
     return moved
 
 

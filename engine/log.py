@@ -57,7 +57,7 @@ class Recorder:
         if tensorboard:
             from torch.utils.tensorboard import SummaryWriter
 
-            self._writer = SummaryWriter(str(folder / "tensorboard"), purge_step=after + 1 if after else None)
+            self._writer = SummaryWriter(str(folder / "tensorboard"), purge_step=after + 1 if after else 0)
 
     def add(self, step: int, values: Mapping[str, float], **more: Any) -> None:
         """Record numbers of a step; ``more`` goes to the JSON line alone."""

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from ignite.engine import Engine
+from ignite.engine import Engine, Events
 from yacs.config import CfgNode
 
 import configs
@@ -25,7 +25,8 @@ from engine.methods.table import METHODS
 from engine.monitor import Monitor
 from engine.target import Progress, TargetEvaluation
 
-IN_STATE = ("LR", "NEW_LR", "MOMENTUM", "NESTEROV", "WEIGHT_DECAY", "STEPS", "GAMMA")  # restored with a run
+KEPT = [("SOLVER", name) for name in ("LR", "NEW_LR", "MOMENTUM", "NESTEROV", "WEIGHT_DECAY")]
+KEPT += [("CENTRAL_FEATURE", "GENERATOR_LR")]  # what an optimizer brings back from a checkpoint
 
 
 def run(cfg: CfgNode, ranks: Ranks) -> None:
@@ -44,23 +45,26 @@ def run(cfg: CfgNode, ranks: Ranks) -> None:
 
     data, target = build_data(cfg, ranks), build_evaluation(cfg, cfg.DATASETS.TARGET)
     method, progress = METHODS[cfg.METHOD].build(cfg, data), Progress()
-    _load_weights(cfg, method)
+    if not resume:
+        _load_weights(cfg, method)
     prepare_backbones(cfg, method.state["model"], ranks.device)
     state = {**method.state, "progress": progress}
     done, length = _restore(cfg, ranks, data, state, resume), len(data.streams)
     if ranks.first:
         (logs / "config.yml").write_text(cfg.dump(), encoding="utf-8")
         introduce(cfg, ranks, data, target, resume, done)
-        own = resume is not None and resume.resolve().parent == saved.resolve()
-        if not own and (moved := checkpoint.set_aside(saved)):
-            LOGGER.info("an earlier run of this name: its checkpoints are kept as %s", ", ".join(moved))
-    recorder = Recorder(logs if ranks.first else None, tensorboard=cfg.LOG.TENSORBOARD, after=done)
+    own = resume is not None and resume.resolve().parent == saved.resolve()
+    recorder = Recorder(
+        logs if ranks.first else None, tensorboard=cfg.LOG.TENSORBOARD, after=done if own else 0
+    )
     monitor = Monitor(cfg, data, method, recorder)
     evaluation = TargetEvaluation(cfg, method.extractor, target, ranks, recorder, progress)
     stop, save = StopRequest(ranks), partial(_save, cfg, ranks, saved, state)
 
     engine = Engine(method.train_step)
     engine.logger.disabled = True  # its errors reach the user once, from the entry point
+    if ranks.first and not own:
+        engine.add_event_handler(Events.ITERATION_COMPLETED(once=done + 1), lambda: set_aside(saved))
     Handlers(cfg, ranks, method, monitor, evaluation, recorder, stop, save, length, done).attach(engine)
     try:
         with stop:
@@ -79,6 +83,12 @@ def _train(engine: Engine, data: Data, done: int, epochs: int) -> None:
     if done < length * epochs:  # ignite would start a finished run anew
         engine.load_state_dict({"iteration": done, "epoch_length": length, "max_epochs": epochs})
         engine.run(on_device(data.streams, data.ranks.device), max_epochs=epochs, epoch_length=length)
+
+
+def set_aside(saved: Path) -> None:
+    """Keep an earlier run's checkpoints, once this run has finished a step."""
+    if moved := checkpoint.set_aside(saved):
+        LOGGER.info("an earlier run of this name: its checkpoints are kept as %s", ", ".join(moved))
 
 
 def _make_folders(cfg: CfgNode, ranks: Ranks, folders: tuple[Path, ...]) -> None:
@@ -134,17 +144,18 @@ def _load(cfg: CfgNode, ranks: Ranks, data: Data, state: dict[str, Any], path: P
 
 
 def _check_solver(cfg: CfgNode, ranks: Ranks, content: dict[str, Any], path: Path) -> None:
-    """Optimizer and schedule come from the checkpoint: refuse another optimizer, name what else would change."""
-    saved = configs.restore(content["config"])[0].SOLVER
-    if saved.OPTIMIZER != cfg.SOLVER.OPTIMIZER:
+    """The optimizer comes from the checkpoint: refuse another kind, name what else would change."""
+    saved = configs.restore(content["config"])[0]
+    if saved.SOLVER.OPTIMIZER != cfg.SOLVER.OPTIMIZER:
         raise InputError(
-            f"RESUME {path}: its SOLVER.OPTIMIZER is {saved.OPTIMIZER}, this run's {cfg.SOLVER.OPTIMIZER}; resume with "
-            "the same one, or start from its weights with MODEL.WEIGHTS"
+            f"RESUME {path}: its SOLVER.OPTIMIZER is {saved.SOLVER.OPTIMIZER}, this run's {cfg.SOLVER.OPTIMIZER}; "
+            "resume with the same one, or start from its weights with MODEL.WEIGHTS"
         )
-    kept = [key for key in IN_STATE if saved[key] != cfg.SOLVER[key]]
+    kept = [f"{part}.{key} {saved[part][key]}" for part, key in KEPT if saved[part][key] != cfg[part][key]]
     if kept and ranks.first:
-        values = ", ".join(f"SOLVER.{key} {saved[key]}" for key in kept)
-        LOGGER.warning("RESUME goes on with the checkpoint's %s; a new run would take other values", values)
+        LOGGER.warning(
+            "RESUME goes on with the checkpoint's %s; a new run would take other values", ", ".join(kept)
+        )
 
 
 def _save(

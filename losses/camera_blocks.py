@@ -33,7 +33,7 @@ class CameraBlocks:
         numbers = memory_cams.cpu().numpy()
         order = numbers.argsort(kind="stable")  # rows, camera by camera
         cams, counts = np.unique(numbers, return_counts=True)
-        width = min(WIDTH, max(16, 1 << (len(order) // (4 * max(len(cams), 1))).bit_length()))
+        width = min(WIDTH, 1 << (len(order) // (4 * max(len(cams), 1))).bit_length())
         blocks = -(-counts // width)  # of each camera
         shift = (blocks * width).cumsum() - blocks * width - counts.cumsum() + counts
         filled = np.arange(len(order)) + shift.repeat(counts)  # columns, camera by camera

@@ -193,7 +193,7 @@ def check_batches(cfg: CfgNode, data: Data, domain: Domain) -> None:
                 f"{cfg.DATALOADER.INSTANCES} images; the triplet loss needs two: raise DATALOADER.BATCH_SIZE"
             )
         return
-    if not Path(cfg.MODEL.WEIGHTS).expanduser().is_file():
+    if not cfg.RESUME and not Path(cfg.MODEL.WEIGHTS).expanduser().is_file():
         raise InputError(
             f"MODEL.WEIGHTS {cfg.MODEL.WEIGHTS}: no such file; CENTRAL_FEATURE.STAGE unsupervised starts from "
             "last.pt of a run with STAGE pretrain: train that first"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,7 +21,7 @@ from engine.hardware import compiled, for_evaluation, prepare_backbones, set_ari
 from losses.classification import mixup_virtual_class
 from losses.disentangle import mmd
 from losses.invariance import exemplar_invariance
-from losses.patch import central, ipfl, nearest_positive_triplet
+from losses.patch import central, ipfl, nearest_positive_triplet, pedal
 from modeling.backbones import build_backbone
 from modeling.reid import ReIDNet
 from modeling.weights import read_checkpoint
@@ -138,6 +139,7 @@ def test_compiled_losses_are_the_same() -> None:
     cases: list[tuple[Callable[..., Tensor], tuple[Tensor, ...], list[dict[str, Any]]]] = [
         (exemplar_invariance, (x @ rows[0].T, index), [{"temperature": 0.5, "k": k} for k in (0, 4)]),
         (mmd, (x, y), [{"sigmas": (1.0, 5.0)}]),
+        (pedal, (torch.stack([x, y]), rows, index), [{"scale": 2.0, "k": 3}]),
         (central, (torch.stack([x, y]), rows, index), [{"scale": 2.0, "k": 3}]),
         (nearest_positive_triplet, (x, index // 2), [{"margin": 1.0, "normalize": True}]),
         (ipfl, (x, y[:3]), [{"views": 2, "margin": 2.0, "max_rank": 5, "nearest": 1}]),
@@ -145,12 +147,28 @@ def test_compiled_losses_are_the_same() -> None:
     ]
     for loss, tensors, numbers in cases:
         fast = compiled(cfg, loss)
+        torch._dynamo.utils.counters.clear()
         for some in numbers[:2]:
             for a, b in zip(_gradient(fast, *tensors, **some), _gradient(loss, *tensors, **some)):
-                torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
+                torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+        assert torch._dynamo.utils.counters["stats"]["unique_graphs"], f"{loss.__name__} was not compiled"
         with torch.compiler.set_stance("fail_on_recompile"):
             for some in numbers:
                 _gradient(fast, *tensors, **some)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(bool(hardware.missing_for_compiling(CPU)), reason="no compiler here")
+def test_a_compiled_run_trains_alike(domains: Path, tmp_path: Path) -> None:
+    losses = []
+    for name in ("false", "true"):
+        arguments = overrides(domains, tmp_path / name, "MODEL.COMPILE", name, "SOLVER.EPOCHS", "1")
+        arguments += ["ECN.SOURCE_EPOCHS", "0", "ECN.NEIGHBORS", "2", "ECN.NEIGHBOR_START", "1"]
+        train("configs/ecn/demo.yml", [*arguments, "ECN.MMD", "true", "LOG.PERIOD", "1"])
+        lines = (tmp_path / name / "logs" / "ecn-demo" / "metrics.jsonl").read_text().splitlines()
+        losses.append([json.loads(line)["train/loss"] for line in lines if "train/loss" in line])
+    assert len(losses[0]) == 3
+    assert losses[1] == pytest.approx(losses[0], rel=1e-2)
 
 
 def _gradient(loss: Callable[..., Tensor], *tensors: Tensor, **numbers: Any) -> tuple[Tensor, Tensor]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -98,10 +99,43 @@ def test_resuming_another_run_sets_this_name_s_checkpoints_aside(
     folder = tmp_path / "checkpoints" / "demo"
     folder.mkdir(parents=True)
     (folder / "last.pt").write_bytes(b"of an earlier run")
+    record = tmp_path / "logs" / "demo" / "metrics.jsonl"
+    record.parent.mkdir(parents=True)
+    record.write_text('{"step": 1, "train/loss": 5.0}\n')
     assert "are kept as previous-last.pt" in again(domains, tmp_path, trained, "SOLVER.EPOCHS", "2")
     assert (folder / "previous-last.pt").read_bytes() == b"of an earlier run"
+    steps = [json.loads(line)["step"] for line in record.read_text().splitlines()]
+    assert min(steps) > 3  # none of the earlier run's
     own = train("configs/demo.yml", overrides(domains, tmp_path, *ADAPT, "RESUME", str(folder / "last.pt")))
     assert "previous" not in own
+
+
+def test_resuming_from_a_kept_checkpoint_needs_another_name(
+    domains: Path, tmp_path: Path, trained: Path
+) -> None:
+    folder = tmp_path / "checkpoints" / "demo"
+    folder.mkdir(parents=True)
+    shutil.copy(trained, folder / "previous-last.pt")
+    with pytest.raises(InputError, match="of an earlier run of this NAME: give the resumed run another NAME"):
+        again(domains, tmp_path, folder / "previous-last.pt")
+    assert "epoch 2/2" in again(domains, tmp_path, folder / "previous-last.pt", "NAME", "other")
+
+
+def test_a_run_without_a_step_sets_nothing_aside(domains: Path, tmp_path: Path, trained: Path) -> None:
+    folder = tmp_path / "checkpoints" / "demo"
+    folder.mkdir(parents=True)
+    (folder / "last.pt").write_bytes(b"of an earlier run")
+    again(domains, tmp_path, trained, "SOLVER.EPOCHS", "1")  # finished already
+    assert (folder / "last.pt").read_bytes() == b"of an earlier run"
+
+
+def test_the_schedule_of_a_resumed_run_is_its_own(domains: Path, tmp_path: Path, trained: Path) -> None:
+    told = again(
+        domains, tmp_path, trained, "SOLVER.STEPS", "[1]", "SOLVER.GAMMA", "0.5", "SOLVER.EPOCHS", "3"
+    )
+    assert "RESUME goes on" not in told
+    content = read_checkpoint(tmp_path / "checkpoints" / "demo" / "last.pt")
+    assert content["scheduler"]["_last_lr"] == pytest.approx([0.0005, 0.0005])
 
 
 def test_a_target_without_matches_has_no_scores_and_no_best(

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from losses.camera_blocks import CameraBlocks
 from losses.classification import mixup_virtual_class
 from losses.disentangle import contrastive, masked_l2, mmd, orthogonality, reconstruction
 from losses.invariance import exemplar_invariance
@@ -22,8 +23,11 @@ CAMS = torch.tensor([0, 1, 0, 1, 0, 1, 2])
 PATCHES = torch.rand(2, 7, 3)
 
 
+BLOCKS = CameraBlocks.of(CAMS)
+
+
 def _neighborhood(x: Tensor) -> Tensor:
-    terms = camera_aware_terms(F.linear(x, torch.ones(7, 3)), INDEX, CAMS[INDEX], CAMS, scale=10, eps=0.8)
+    terms = camera_aware_terms(F.linear(x, torch.ones(7, 3)), INDEX, CAMS[INDEX], BLOCKS, scale=10, eps=0.8)
     return terms.intra + terms.inter
 
 
@@ -54,6 +58,12 @@ def test_loss_and_gradient_never_wait(name: str) -> None:
 
 def test_the_guard_sees_what_waits() -> None:
     x = torch.rand(3)
-    for waits in (lambda: x.max().item(), lambda: bool(x.sum() > 0), lambda: x[x > 0.5], lambda: x.nonzero()):
+    for waits in (
+        lambda: x.max().item(),
+        lambda: bool(x.sum() > 0),
+        lambda: x[x > 0.5],
+        lambda: x.nonzero(),
+        lambda: x.tolist(),
+    ):
         with pytest.raises(AssertionError, match="wait"), NoSync():
             waits()
