@@ -99,8 +99,8 @@ TABLES: dict[str, Sequence[Row]] = {
     ),
     "m3l": (
         Row("joint training", "joint", M3L, "M3L.META false"),
-        Row("M3L, META_GRADIENT original", "original", M3L),
-        Row("M3L, META_GRADIENT full", "full", M3L, "M3L.META_GRADIENT full"),
+        Row("M3L, META_GRADIENT original", "original", M3L, "M3L.META_GRADIENT original"),
+        Row("M3L, META_GRADIENT full (the demo)", "full", M3L),
     ),
     "central_feature": (
         Row("stage 1: labelled summer", "patch-first", STAGE1),

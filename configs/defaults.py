@@ -19,7 +19,7 @@ _C.MODEL.LAST_STRIDE = 1  # stride of the last stage, 1 or 2
 _C.MODEL.PRETRAINED = "imagenet"  # imagenet | none | path of a weight file of the backbone
 _C.MODEL.WEIGHTS = ""  # a checkpoint whose weights the whole network starts from
 _C.MODEL.SYNC_BN = False  # batch norm over the images of all ranks (GPUs)
-_C.MODEL.COMPILE = False  # compile backbones and losses: a minute at the start, needs a C++ compiler
+_C.MODEL.COMPILE = False  # compile backbones and most losses: a minute at the start, needs a C++ compiler
 _C.MODEL.CHECKPOINT_STAGES = 0  # first stages, 0 to 4, that are computed again backwards to save memory
 
 _C.DATASETS = CN()
