@@ -22,6 +22,7 @@ from engine.retrieval import Features
 from engine.target import features_of
 from modeling.weights import load_network, read_checkpoint, state_dict_of
 
+CONFIG = "-config.yml"  # beside features: how they were made
 HELP = """examples:
   python eval.py 0 checkpoints/duke2market/best.pt --dataset market --rerank
   python eval.py cpu checkpoints/demo/best.pt TEST.CAMERA_PAIRS true TEST.ROC true
@@ -73,8 +74,8 @@ def _main(options: argparse.Namespace) -> None:
         }
         if given := [name for name, value in unused.items() if value]:
             raise InputError(f"{path} holds features already: {', '.join(given)} needs a checkpoint")
-        cfg = configs.load(options.config, overrides)
         folder, run = path.parent, path.stem.removesuffix("-query").removesuffix("-gallery")
+        cfg = _saved_config(folder / f"{run}{CONFIG}", options.config, overrides)
         query, gallery = load_features(folder, run)
         _score(cfg, devices[0], folder, run, folder.name, (query, gallery), options.rerank, str(path))
         return
@@ -91,11 +92,19 @@ def _main(options: argparse.Namespace) -> None:
     folder, run = Path(cfg.OUTPUT_DIR) / "features" / name.replace(":", "-"), f"{cfg.NAME}-{path.stem}"
     try:
         files = save_features(folder, run, *features)
+        (folder / f"{run}{CONFIG}").write_text(cfg.dump(), encoding="utf-8")
     except OSError as error:
         raise InputError(f"cannot write features to {folder}: {error}; change OUTPUT_DIR") from None
     LOGGER.info("features %s, %s", *files)
     if not options.features_only:
         _score(cfg, devices[0], folder, run, target.name, features, options.rerank, str(path))
+
+
+def _saved_config(file: Path, config: str | None, overrides: list[str]) -> CfgNode:
+    """The config that features were made with, or the one named, or the defaults."""
+    if config is None and file.is_file():
+        return configs.restore(file.read_text(encoding="utf-8"), overrides)[0]
+    return configs.load(config, overrides)
 
 
 def load_extractor(path: Path, config: str | None, overrides: list[str]) -> tuple[CfgNode, nn.Module]:

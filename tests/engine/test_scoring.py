@@ -58,6 +58,22 @@ def test_a_checkpoint_scores_as_in_training(trained: Path, capsys: pytest.Captur
     assert again["cmc"] == entry["results"]["plain"]["cmc"]
 
 
+def test_saved_features_are_scored_as_they_were_made(
+    trained: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(["cpu", str(trained / "checkpoints/demo/last.pt"), "TEST.AP", "trapezoidal", "TEST.RANKS", "[3]"])
+    first = capsys.readouterr().out
+    saved = trained / "features" / NAME / "demo-last-query.npz"
+    main(["cpu", str(saved)])
+    again = capsys.readouterr().out
+    assert again.splitlines()[-5:] == first.splitlines()[-5:]
+    assert "Rank-3" in again
+
+    saved.with_name("demo-last-config.yml").unlink()
+    main(["cpu", str(saved)])  # the defaults
+    assert "rectangular" in capsys.readouterr().out
+
+
 def test_another_dataset_flip_and_features_only(trained: Path) -> None:
     arguments = [
         "cpu",
