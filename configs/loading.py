@@ -44,11 +44,14 @@ def load(path: str | Path | None, overrides: list[str] | None = None) -> CfgNode
     return cfg
 
 
-def restore(text: str, overrides: list[str] | None = None) -> tuple[CfgNode, list[str]]:
+def restore(
+    text: str, overrides: list[str] | None = None, origin: str = "the checkpoint"
+) -> tuple[CfgNode, list[str]]:
     """The configuration that a checkpoint holds, with overrides.
 
     Args:
         text: its YAML, as dumped.
+        origin: what holds it, for errors.
 
     Returns:
         The frozen tree, and the keys of the text that this version does not know (left out).
@@ -58,14 +61,14 @@ def restore(text: str, overrides: list[str] | None = None) -> tuple[CfgNode, lis
         saved = CfgNode.load_cfg(text)
     except (yaml.YAMLError, ValueError, AttributeError, AssertionError) as error:
         raise ConfigError(
-            f"the checkpoint's config is damaged: {' '.join(str(error).split())[:120]}"
+            f"the config of {origin} is damaged: {' '.join(str(error).split())[:120]}"
         ) from None
     for key in known_keys(saved):
         node: Any = saved
         for part in key.split("."):
             node = node[part]
         try:
-            _merge(cfg, _nested(key, node), "the checkpoint")
+            _merge(cfg, _nested(key, node), origin)
         except ConfigError:
             unknown.append(key)
     for key, value in _pairs(overrides or []):

@@ -103,7 +103,8 @@ def _main(options: argparse.Namespace) -> None:
 def _saved_config(file: Path, config: str | None, overrides: list[str]) -> CfgNode:
     """The config that features were made with, or the one named, or the defaults."""
     if config is None and file.is_file():
-        return configs.restore(file.read_text(encoding="utf-8"), overrides)[0]
+        text = file.read_bytes().decode(errors="replace")
+        return configs.restore(text, overrides, origin=str(file))[0]
     return configs.load(config, overrides)
 
 

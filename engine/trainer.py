@@ -92,11 +92,12 @@ def set_aside(saved: Path) -> None:
 
 
 def _make_folders(cfg: CfgNode, ranks: Ranks, folders: tuple[Path, ...]) -> None:
-    """Make the run's folders."""
+    """Make the run's folders, and see that they can be written to."""
     if ranks.first:
         try:
             for folder in folders:
                 folder.mkdir(parents=True, exist_ok=True)
+            (folders[0] / "train.log").open("a").close()
         except OSError as error:
             raise InputError(f"cannot write below OUTPUT_DIR {cfg.OUTPUT_DIR!r}: {error}") from None
     barrier(ranks)

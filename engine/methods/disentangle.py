@@ -68,7 +68,6 @@ def build(cfg: CfgNode, data: Data) -> Method:
     partners = next_of_identity(sources, cfg.DATALOADER.INSTANCES).to(ranks.device)
     itself = torch.arange(sources, 2 * sources, device=ranks.device)
     mean, std = (torch.tensor(v, device=ranks.device).view(3, 1, 1) for v in (cfg.INPUT.MEAN, cfg.INPUT.STD))
-
     domain_gap = compiled(cfg, mmd)
 
     def train_step(engine: Engine, batches: Mapping[str, Batch]) -> dict[str, torch.Tensor]:

@@ -129,6 +129,8 @@ def test_corrupt_image_is_named(fails: Fails, tmp_path: Path) -> None:
 def test_output_that_cannot_be_written(fails: Fails, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     assert "OUTPUT_DIR" in fails("OUTPUT_DIR", str(tmp_path / "file"))
+    (tmp_path / "logs" / "demo" / "train.log").mkdir(parents=True)
+    assert "OUTPUT_DIR" in fails("OUTPUT_DIR", str(tmp_path))
 
 
 @pytest.fixture(scope="module")

@@ -163,10 +163,12 @@ def test_a_compiled_run_trains_alike(domains: Path, tmp_path: Path) -> None:
     losses = []
     for name in ("false", "true"):
         arguments = overrides(domains, tmp_path / name, "MODEL.COMPILE", name, "SOLVER.EPOCHS", "1")
+        torch._dynamo.utils.counters.clear()
         arguments += ["ECN.SOURCE_EPOCHS", "0", "ECN.NEIGHBORS", "2", "ECN.NEIGHBOR_START", "1"]
         train("configs/ecn/demo.yml", [*arguments, "ECN.MMD", "true", "LOG.PERIOD", "1"])
         lines = (tmp_path / name / "logs" / "ecn-demo" / "metrics.jsonl").read_text().splitlines()
         losses.append([json.loads(line)["train/loss"] for line in lines if "train/loss" in line])
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] >= 3  # backbone, invariance, MMD
     assert len(losses[0]) == 3
     assert losses[1] == pytest.approx(losses[0], rel=1e-2)
 

@@ -175,6 +175,14 @@ def test_stage_two_starts_where_stage_one_ended(
     assert not torch.equal(found["model"]["reduction.weight"], before["model"]["reduction.weight"])
 
 
+def test_stage_two_goes_on_without_the_file_of_stage_one(second: list[str], tmp_path: Path) -> None:
+    train(SECOND, [*second, "SOLVER.EPOCHS", "1"])
+    gone = [*second, "MODEL.WEIGHTS", str(tmp_path / "gone.pt"), "RESUME", "auto"]
+    assert "after 3 steps" in train(SECOND, [*gone, "SOLVER.EPOCHS", "2"])
+    with pytest.raises(ModelError, match=r"gone\.pt"):
+        train(SECOND, [*gone, "NAME", "new"])
+
+
 def test_memories_are_filled_by_a_pass(second: list[str]) -> None:
     method, data = built(SECOND, second)
     domain = data.domains["target"]
