@@ -60,9 +60,7 @@ def restore(
     try:
         saved = CfgNode.load_cfg(text)
     except (yaml.YAMLError, ValueError, AttributeError, AssertionError) as error:
-        raise ConfigError(
-            f"the config of {origin} is damaged: {' '.join(str(error).split())[:120]}"
-        ) from None
+        raise ConfigError(f"{origin}'s config is damaged: {' '.join(str(error).split())[:120]}") from None
     for key in known_keys(saved):
         node: Any = saved
         for part in key.split("."):

@@ -72,7 +72,7 @@ def test_saved_features_are_scored_as_they_were_made(
     saved.with_name("demo-last-config.yml").write_bytes(b"\xff: [")
     with pytest.raises(SystemExit):
         main(["cpu", str(saved)])
-    assert "demo-last-config.yml is damaged" in capsys.readouterr().err
+    assert "demo-last-config.yml's config is damaged" in capsys.readouterr().err
     saved.with_name("demo-last-config.yml").unlink()
     main(["cpu", str(saved)])  # the defaults
     assert "rectangular" in capsys.readouterr().out
