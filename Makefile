@@ -1,12 +1,8 @@
 PYTHON := $(shell bash tools/setup.sh dev)
 
-.PHONY: lint type test smoke
+.PHONY: lint test smoke
 lint:
-	$(PYTHON) -m ruff check .
-	$(PYTHON) -m ruff format --check .
-	$(dir $(PYTHON))lint-imports
-type:
-	$(PYTHON) -m mypy
+	bash tools/check.sh
 test:
 	bash test.sh
 smoke:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from engine.environment import ensure_packages
+import sys
+
+from crossreid.engine.commands import main
 
 if __name__ == "__main__":
-    ensure_packages()
-    from engine.scoring import main
-
-    main()
+    main(["eval", *sys.argv[1:]])

@@ -1,10 +1,17 @@
-"""Installs the framework in place: ``pip install -e .`` (``-e ".[dev]"`` adds the developers' tools)."""
+"""Installs one package, ``crossreid``: ``pip install .`` (``".[dev]"`` adds the developers' tools)."""
 
 from pathlib import Path
 
 from setuptools import find_packages, setup
 
 ROOT = Path(__file__).parent
+FOLDERS = (
+    "configs",
+    "datasets",
+    "engine",
+    "losses",
+    "modeling",
+)  # of the checkout; inside crossreid in a wheel
 
 
 def requirements(name: str) -> list[str]:
@@ -13,14 +20,21 @@ def requirements(name: str) -> list[str]:
 
 setup(
     name="crossreid",
-    version="0.1.0",
+    version="0.2.0",
     description="Cross-domain person re-identification on PyTorch, pytorch-ignite and yacs",
-    long_description=(ROOT / "README.md").read_text() if (ROOT / "README.md").exists() else "",
+    long_description=(ROOT / "README.md").read_text(),
     long_description_content_type="text/markdown",
     license="MIT",
     python_requires=">=3.10",
-    packages=find_packages(include=["configs*", "datasets*", "engine*", "losses*", "modeling*"]),
-    package_data={"configs": ["*.yml", "*/*.yml"]},
+    packages=["crossreid"]
+    + [
+        f"crossreid.{name}"
+        for folder in FOLDERS
+        for name in [folder, *[f"{folder}.{n}" for n in find_packages(folder)]]
+    ],
+    package_dir={"crossreid": "crossreid", **{f"crossreid.{folder}": folder for folder in FOLDERS}},
+    package_data={"crossreid.configs": ["*.yml", "*/*.yml"]},
+    entry_points={"console_scripts": ["crossreid = crossreid.engine.commands:main"]},
     install_requires=requirements("requirements.txt"),
     extras_require={"dev": requirements("requirements-dev.txt"), "export": ["onnx>=1.16"]},
 )

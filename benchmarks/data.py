@@ -27,11 +27,18 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms as tv
 
-from datasets import Split, load
-from datasets.images import ImageDataset
-from datasets.samplers import ShuffledSampler
-from datasets.streams import Streams
-from datasets.transforms import Compose, Flip, Normalize, PadCrop, RandomErasing, iteration_generator
+from crossreid.datasets import Split, load
+from crossreid.datasets.images import ImageDataset
+from crossreid.datasets.samplers import ShuffledSampler
+from crossreid.datasets.streams import Streams
+from crossreid.datasets.transforms import (
+    Compose,
+    Flip,
+    Normalize,
+    PadCrop,
+    RandomErasing,
+    iteration_generator,
+)
 
 SIZE = (256, 128)
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -146,8 +153,8 @@ def whole_path(dataset: ImageDataset, batch: int, device: str, dtype: torch.dtyp
 SECOND_RANK = """
 import sys
 import numpy as np
-from datasets import Split
-from datasets.images import ImageDataset
+from crossreid.datasets import Split
+from crossreid.datasets.images import ImageDataset
 
 def private():
     lines = open("/proc/self/smaps_rollup").read().splitlines()

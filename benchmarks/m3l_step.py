@@ -24,13 +24,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import torch
 from torch import Tensor
 
-import configs
-from engine.distributed import Ranks
-from engine.methods.m3l import Learner
-from engine.optim import Precision
-from modeling.backbones import build_backbone
-from modeling.memory import FeatureMemory
-from modeling.meta_reid import MetaReIDNet
+from crossreid import configs
+from crossreid.engine.distributed import Ranks
+from crossreid.engine.methods.m3l import Learner
+from crossreid.engine.optim import Precision
+from crossreid.modeling.backbones import build_backbone
+from crossreid.modeling.memory import FeatureMemory
+from crossreid.modeling.meta_reid import MetaReIDNet
 
 SOURCES, CLASSES, INSTANCES = 3, 64, 4
 OPTIONS = {

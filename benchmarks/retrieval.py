@@ -25,9 +25,9 @@ import numpy as np
 import torch
 
 from benchmarks.loglog import draw
-from engine.rerank import evaluate_reranked, reranked
-from engine.retrieval import Features, Retrieval, evaluate
-from engine.rows import TILES, Rows
+from crossreid.engine.evaluation.rerank import evaluate_reranked, reranked
+from crossreid.engine.evaluation.retrieval import Features, Retrieval, evaluate
+from crossreid.engine.evaluation.rows import TILES, FeatureMatrix
 
 ROOT = Path(__file__).resolve().parent.parent
 DIM = 2048
@@ -169,7 +169,7 @@ def case_rerank(size: tuple[int, int, int, int], noise: float, compare: bool) ->
         "features MiB": (len(query) + len(gallery)) * DIM * 4 / 2**20, "process MiB at peak": highest,
     }  # fmt: skip
     if compare:
-        rows = Rows(query.vectors), Rows(gallery.vectors)
+        rows = FeatureMatrix(query.vectors), FeatureMatrix(gallery.vectors)
         ours = partial(reranked, *rows, k1=20, k2=6, lambda_value=0.3)
         values["distances alone s"] = seconds(lambda: [None for _ in ours()])
         start = time.perf_counter()

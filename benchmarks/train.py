@@ -34,14 +34,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import torch
 from torch import Tensor
 
-import configs
 from benchmarks.train_parts import STEPS, Run, fill, in_trainer, in_turn, peak, ratio, seconds, shares
-from engine.checkpoint import save
-from engine.data import read
-from engine.distributed import Ranks, bare
-from losses.camera_blocks import CameraBlocks
-from losses.neighborhood import camera_aware
-from modeling.memory import FeatureMemory
+from crossreid import configs
+from crossreid.engine.checkpoint import save
+from crossreid.engine.data import read
+from crossreid.engine.distributed import Ranks, unwrap
+from crossreid.losses.camera_blocks import CameraBlocks
+from crossreid.losses.neighborhood import camera_aware
+from crossreid.modeling.memory import FeatureMemory
 
 METHODS = ("demo", "ecn/demo", "disentangle/demo", "m3l/demo")
 DEFAULTS: dict[str, tuple[Any, Any]] = {  # on a GPU, on a CPU; workers: of way (c); dim: of memories in loss, bank
@@ -103,7 +103,7 @@ def methods(o: argparse.Namespace) -> dict[str, dict[str, float]]:
 
     def measure(run: Run) -> dict[str, float]:
         found = in_turn({"a": lambda: run.limit(o.steps), "b": lambda: run.loop(o.steps)}, o.rounds)
-        save(first, {"model": bare(run.method.state["model"]).state_dict()})
+        save(first, {"model": unwrap(run.method.state["model"]).state_dict()})
         speeds = {f"{name} images/s": statistics.median(values) for name, values in found.items()}
         return {**speeds, "b/a": ratio(found["b"], found["a"])}
 

@@ -24,19 +24,19 @@ from torchvision import transforms as tv
 from yacs.config import CfgNode
 
 from benchmarks.retrieval import peak as process_peak
-from datasets import Batch, Split
-from datasets.streams import Streams
-from engine import trainer
-from engine.data import Data
-from engine.distributed import Ranks
-from engine.feed import on_device
-from engine.handlers import Handlers
-from engine.hardware import compiled
-from engine.method import Method
-from engine.methods import camera_aware
-from engine.optim import Precision
-from modeling.memory import FeatureMemory
-from modeling.reid import ReIDNet
+from crossreid.datasets import Batch, Split
+from crossreid.datasets.streams import Streams
+from crossreid.engine.data import Data
+from crossreid.engine.distributed import Ranks
+from crossreid.engine.hardware import compiled
+from crossreid.engine.method import Method
+from crossreid.engine.methods import camera_aware
+from crossreid.engine.optim import Precision
+from crossreid.engine.training import trainer
+from crossreid.engine.training.handlers import Handlers
+from crossreid.engine.training.prefetch import on_device
+from crossreid.modeling.memory import FeatureMemory
+from crossreid.modeling.reid import ReIDNet
 
 STEPS = 2000  # of an epoch here; all measurements lie inside one
 WARM = 4  # steps before the clock starts

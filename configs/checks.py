@@ -8,8 +8,8 @@ from typing import Any
 
 from yacs.config import CfgNode
 
-from configs.errors import ConfigError
-from configs.method_checks import METHOD_CHECKS
+from crossreid.configs.errors import ConfigError
+from crossreid.configs.method_checks import METHOD_CHECKS
 
 BACKBONES = ("tiny", "resnet18", "resnet34", "resnet50", "resnet101", "resnet50_ibn_a", "resnet101_ibn_a")
 METHODS = tuple(METHOD_CHECKS)

@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Callable
 from typing import Any
 
-from configs.errors import ConfigError
+from crossreid.configs.errors import ConfigError
 
 # The seed's own defaults, for keys that a file leaves out.
 DEFAULTS: dict[str, Any] = {

@@ -10,10 +10,10 @@ from typing import Any
 import yaml
 from yacs.config import CfgNode
 
-from configs.checks import check
-from configs.defaults import _C
-from configs.errors import ConfigError
-from configs.flat import is_flat, translate
+from crossreid.configs.checks import check
+from crossreid.configs.defaults import _C
+from crossreid.configs.errors import ConfigError
+from crossreid.configs.flat import is_flat, translate
 
 
 def load(path: str | Path | None, overrides: list[str] | None = None) -> CfgNode:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from yacs.config import CfgNode
 
-from configs.errors import ConfigError
+from crossreid.configs.errors import ConfigError
 
 
 def one_source(cfg: CfgNode) -> None:

@@ -8,8 +8,8 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from datasets import ram
-from datasets.store import Store, obtain
+from crossreid.datasets import ram
+from crossreid.datasets.store import Store, obtain
 
 CACHES = ("auto", "ram", "disk", "off")
 SPARE_DISK = 1 << 30  # "auto" leaves this much of a disk free, and half of the memory

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from datasets.geometry import Tensor, to_float, uniform
+from crossreid.datasets.geometry import Tensor, to_float, uniform
 
 GREY = (0.2989, 0.587, 0.114)
 BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datasets.splits import Split
+from crossreid.datasets.splits import Split
 
 Counts = tuple[int, int, int]  # identities, images, cameras
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
-from datasets.splits import DatasetError, Splits, make_split
+from crossreid.datasets.splits import DatasetError, Splits, make_split
 
 COLUMNS = ("path", "pid", "camid", "split")
 PARTS = ("train", "query", "gallery")

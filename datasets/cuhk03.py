@@ -7,8 +7,8 @@ import re
 from pathlib import Path
 from typing import Any
 
-from datasets.market import list_images
-from datasets.splits import DatasetError, Splits, make_split
+from crossreid.datasets.market import list_images
+from crossreid.datasets.splits import DatasetError, Splits, make_split
 
 NAME = re.compile(r"(\d+)_(\d+)_(\d+)")  # identity_camera_number, cameras from 0
 

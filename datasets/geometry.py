@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 
-from datasets import buffers
+from crossreid.datasets import buffers
 
 Tensor = torch.Tensor
 

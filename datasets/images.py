@@ -11,12 +11,12 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
-from datasets import buffers
-from datasets.cache import CACHES, default_cache_dir, find_store
-from datasets.camstyle import Styled, choices
-from datasets.decode import decode, reason
-from datasets.splits import Batch, DatasetError, Split
-from datasets.workers import available_cores, decode_all
+from crossreid.datasets import buffers
+from crossreid.datasets.cache import CACHES, default_cache_dir, find_store
+from crossreid.datasets.camstyle_copies import Styled, choices
+from crossreid.datasets.decode import decode, reason
+from crossreid.datasets.splits import Batch, DatasetError, Split
+from crossreid.datasets.workers import available_cores, decode_all
 
 ON_CORRUPT = ("error", "skip")
 

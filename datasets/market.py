@@ -6,7 +6,7 @@ import os
 import re
 from pathlib import Path
 
-from datasets.splits import DatasetError, Split, Splits, make_split
+from crossreid.datasets.splits import DatasetError, Split, Splits, make_split
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm")
 NAME = re.compile(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from datasets.splits import DatasetError, Split, Splits, make_split
+from crossreid.datasets.splits import DatasetError, Split, Splits, make_split
 
 CAMERA = re.compile(r"-?\d+_[^_]+_(\d+)_")  # 0000_000_01_0303morning_0008_0.jpg: the third field
 

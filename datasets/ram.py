@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from datasets.store import Store
+    from crossreid.datasets.store import Store
 
 SHARED_MEMORY = Path("/dev/shm")
 

@@ -8,12 +8,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from datasets import counts, resolver
-from datasets.csv_file import read_csv
-from datasets.cuhk03 import read_cuhk03
-from datasets.market import read_market, read_own
-from datasets.msmt import read_msmt
-from datasets.splits import DatasetError, Splits
+from crossreid.datasets import counts, resolver
+from crossreid.datasets.csv_file import read_csv
+from crossreid.datasets.cuhk03 import read_cuhk03
+from crossreid.datasets.market import read_market, read_own
+from crossreid.datasets.msmt import read_msmt
+from crossreid.datasets.splits import DatasetError, Splits
 
 ALIASES = {"market1501": "market", "dukemtmc": "duke", "cuhknp": "cuhk", "msmt17v1": "msmt"}
 NAMES = (*resolver.LAYOUTS, "synthetic", "csv", "folder")
@@ -94,7 +94,10 @@ def _read_published(kind: str, base: Path, subset: str, train_val: bool, split_i
 
 
 def _read_synthetic(domain: str, base: Path, arguments: dict[str, Any]) -> Splits:
-    from datasets.synthetic import SyntheticError, ensure  # drawing is imported only by those who draw
+    from crossreid.datasets.synthetic import (  # drawing is imported only by those who draw
+        SyntheticError,
+        ensure,
+    )
 
     try:
         folder = ensure(domain, base, **arguments)

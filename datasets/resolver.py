@@ -6,8 +6,8 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from datasets.market import FOLDERS
-from datasets.splits import DatasetError
+from crossreid.datasets.market import FOLDERS
+from crossreid.datasets.splits import DatasetError
 
 MARKET_STYLE = FOLDERS
 LISTS = ("list_train.txt", "list_val.txt", "list_query.txt", "list_gallery.txt")

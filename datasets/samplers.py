@@ -13,7 +13,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from datasets.splits import DatasetError
+from crossreid.datasets.splits import DatasetError
 
 Rows = NDArray[np.int64]
 

@@ -22,8 +22,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from datasets.splits import DatasetError
-from datasets.workers import decode_all
+from crossreid.datasets.splits import DatasetError
+from crossreid.datasets.workers import decode_all
 
 try:
     import fcntl

@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 from torch.utils.data import DataLoader
 
-from datasets.images import ImageDataset
-from datasets.samplers import Rows, Sampler
-from datasets.splits import Batch, DatasetError
+from crossreid.datasets.images import ImageDataset
+from crossreid.datasets.samplers import Rows, Sampler
+from crossreid.datasets.splits import Batch, DatasetError
 
 Batches = dict[str, Batch]
 

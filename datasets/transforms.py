@@ -12,10 +12,10 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 
-from datasets import buffers
-from datasets.camera_style import CameraStyle, camera_statistics
-from datasets.color import ColorJitter
-from datasets.geometry import (
+from crossreid.datasets import buffers
+from crossreid.datasets.color import ColorJitter
+from crossreid.datasets.color_transfer import CameraStyle, camera_statistics
+from crossreid.datasets.geometry import (
     ATTEMPTS,
     AreaCrop,
     Flip,

@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from datasets import decode
-from datasets.progress import Progress
+from crossreid.datasets import decode
+from crossreid.datasets.progress import Progress
 
 FEW = 400  # images that one process decodes faster than several processes start
 

@@ -7,7 +7,7 @@ from typing import Protocol
 import torch
 from yacs.config import CfgNode
 
-from datasets.transforms import (
+from crossreid.datasets.transforms import (
     AreaCrop,
     CameraStyle,
     ColorJitter,

@@ -11,9 +11,9 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from engine.distributed import Ranks, bare
-from engine.errors import InputError
-from modeling.weights import first_line, load_network, read_checkpoint, state_dict_of
+from crossreid.engine.distributed import Ranks, unwrap
+from crossreid.engine.errors import InputError
+from crossreid.modeling.weights import first_line, load_network, read_checkpoint, state_dict_of
 
 ASIDE = "previous-"  # before the names of an earlier run's checkpoints
 FORMAT = 1
@@ -41,7 +41,7 @@ def save(path: Path, content: Mapping[str, Any]) -> None:
 def collect(state: Mapping[str, Any]) -> dict[str, Any]:
     """The state of every object of a run, plain values as they are."""
     return {
-        name: (bare(item) if isinstance(item, nn.Module) else item).state_dict()
+        name: (unwrap(item) if isinstance(item, nn.Module) else item).state_dict()
         if hasattr(item, "state_dict")
         else item
         for name, item in state.items()
@@ -62,7 +62,7 @@ def restore(state: Mapping[str, Any], content: Mapping[str, Any], origin: str) -
                 f"{origin} holds no {name}: it was not written by this method, use MODEL.WEIGHTS for it"
             )
         if isinstance(item, nn.Module):
-            load_network(bare(item), content[name], f"{origin} ({name})")
+            load_network(unwrap(item), content[name], f"{origin} ({name})")
         else:
             try:
                 item.load_state_dict(content[name])
@@ -120,7 +120,7 @@ def check_format(content: Mapping[str, Any], origin: str) -> None:
 
 def rank_buffers(network: nn.Module, ranks: Ranks) -> list[dict[str, torch.Tensor]]:
     """Every rank's floating buffers, for a checkpoint in mid-epoch, where they still differ."""
-    own = {k: v.cpu() for k, v in bare(network).named_buffers() if v.is_floating_point()}
+    own = {k: v.cpu() for k, v in unwrap(network).named_buffers() if v.is_floating_point()}
     if ranks.world == 1:
         return [own]
     gathered: list[Any] = [None] * ranks.world
@@ -131,7 +131,7 @@ def rank_buffers(network: nn.Module, ranks: Ranks) -> list[dict[str, torch.Tenso
 @torch.no_grad()
 def restore_buffers(network: nn.Module, saved: list[dict[str, torch.Tensor]], ranks: Ranks) -> None:
     """Give this rank its own buffers back; with another number of ranks, all take the mean."""
-    for name, buffer in bare(network).named_buffers():
+    for name, buffer in unwrap(network).named_buffers():
         if name in saved[0]:
             same = len(saved) == ranks.world
             value = saved[ranks.rank][name] if same else torch.stack([s[name] for s in saved]).mean(0)

@@ -12,17 +12,17 @@ import torch
 from numpy.typing import NDArray
 from yacs.config import CfgNode
 
-from datasets import Batch, Split, Splits, load
-from datasets.camstyle import Styled
-from datasets.images import ImageDataset
-from datasets.samplers import IdentitySampler, Sampler, ShuffledSampler, StyledSampler
-from datasets.streams import Streams
-from datasets.transforms import Compose, iteration_generator
-from engine.augmentation import mask_transform, plain_transform, train_transform
-from engine.camstyle import find_copies, style_transform
-from engine.distributed import Ranks
-from engine.errors import InputError
-from engine.masks import open_masks
+from crossreid.datasets import Batch, Split, Splits, load
+from crossreid.datasets.camstyle_copies import Styled
+from crossreid.datasets.images import ImageDataset
+from crossreid.datasets.samplers import IdentitySampler, Sampler, ShuffledSampler, StyledSampler
+from crossreid.datasets.streams import Streams
+from crossreid.datasets.transforms import Compose, iteration_generator
+from crossreid.engine.augmentation import mask_transform, plain_transform, train_transform
+from crossreid.engine.camera_style import find_copies, style_transform
+from crossreid.engine.distributed import Ranks
+from crossreid.engine.errors import InputError
+from crossreid.engine.masks import open_masks
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from datasets.workers import available_cores
-from engine.errors import InputError
+from crossreid.datasets.workers import available_cores
+from crossreid.engine.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -157,7 +157,7 @@ def synchronise_gradients(network: nn.Module, wanted: bool) -> None:
         network.require_backward_grad_sync = wanted  # what its ``no_sync`` sets
 
 
-def bare(network: nn.Module) -> nn.Module:
+def unwrap(network: nn.Module) -> nn.Module:
     """The network inside its parallel wrapper."""
     return network.module if isinstance(network, DistributedDataParallel) else network
 

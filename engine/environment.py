@@ -7,7 +7,18 @@ import os
 import sys
 from pathlib import Path
 
-PACKAGES = ("torch", "torchvision", "ignite", "yacs", "numpy", "PIL")
+PACKAGES = (
+    "torch",
+    "torchvision",
+    "ignite",
+    "yacs",
+    "numpy",
+    "PIL",
+    "scipy",
+    "sklearn",
+    "tqdm",
+    "safetensors",
+)
 
 
 def ensure_packages() -> None:
@@ -18,7 +29,7 @@ def ensure_packages() -> None:
     root = Path(__file__).resolve().parent.parent
     python = root / ".venv" / "bin" / "python"
     if python.is_file() and Path(sys.prefix) != root / ".venv":
-        os.execv(python, [str(python), *sys.argv])
+        os.execv(python, [str(python), *sys.orig_argv[1:]])
     print(  # noqa: T201
         f"error: {sys.executable} lacks {', '.join(missing)}: run bash tools/setup.sh (makes .venv with all packages)",
         file=sys.stderr,

@@ -6,9 +6,9 @@ import sys
 from collections.abc import Callable
 from typing import NoReturn
 
-from configs import ConfigError
-from datasets import DatasetError
-from modeling import ModelError
+from crossreid.configs import ConfigError
+from crossreid.datasets import DatasetError
+from crossreid.modeling import ModelError
 
 
 class InputError(ValueError):

@@ -16,9 +16,9 @@ import torch
 from torch import nn
 from yacs.config import CfgNode
 
-from engine.errors import InputError
-from modeling.backbones import Backbone, TinyBackbone
-from modeling.recompute import recompute_stages
+from crossreid.engine.errors import InputError
+from crossreid.modeling.backbones import Backbone, TinyBackbone
+from crossreid.modeling.recompute import recompute_stages
 
 Inputs = ParamSpec("Inputs")
 

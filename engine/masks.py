@@ -7,9 +7,9 @@ from pathlib import Path
 from PIL import Image, UnidentifiedImageError
 from yacs.config import CfgNode
 
-from datasets import Split
-from datasets.images import ImageDataset
-from engine.errors import InputError
+from crossreid.datasets import Split
+from crossreid.datasets.images import ImageDataset
+from crossreid.engine.errors import InputError
 
 GREY = ("1", "L", "LA")  # Pillow's modes of one brightness
 

@@ -11,7 +11,7 @@ from ignite.engine import Engine
 from torch import nn
 from torch.optim.lr_scheduler import LRScheduler
 
-from datasets import Batch
+from crossreid.datasets import Batch
 
 TrainStep = Callable[[Engine, Mapping[str, Batch]], dict[str, torch.Tensor]]
 

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from losses.precision import full_precision, raised
+from crossreid.losses.precision import full_precision, upcast_half
 
 
 def mixup_virtual_class(
@@ -30,7 +30,7 @@ def mixup_virtual_class(
 
     Source: Luo, Song, Zhang, ECCV 2020.
     """
-    features, weight, agents = raised(features), raised(weight), raised(agents.detach())
+    features, weight, agents = upcast_half(features), upcast_half(weight), upcast_half(agents.detach())
     with full_precision(features):
         logits = F.linear(features, weight)  # [B, C]
     lengths = weight.detach()[pids].norm(dim=1)

@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from losses.distances import safe_sqrt, squared_distances
-from losses.precision import raised
+from crossreid.losses.distances import safe_sqrt, squared_distances
+from crossreid.losses.precision import upcast_half
 
 
 def mmd(x: Tensor, y: Tensor, *, sigmas: Sequence[float]) -> Tensor:
@@ -30,7 +30,7 @@ def mmd(x: Tensor, y: Tensor, *, sigmas: Sequence[float]) -> Tensor:
     """
     if not len(sigmas):
         raise ValueError("mmd needs one kernel width or more in sigmas")
-    x, y = raised(x).flatten(1), raised(y).flatten(1)
+    x, y = upcast_half(x).flatten(1), upcast_half(y).flatten(1)
 
     def kernel(a: Tensor, b: Tensor) -> Tensor:
         distances = squared_distances(a, b)
@@ -52,7 +52,7 @@ def contrastive(features: Tensor, pids: Tensor, *, margin: float) -> Tensor:
 
     Source: Li et al., Adaptation and Re-Identification Network (ARN), CVPR-W 2018.
     """
-    features = raised(features).flatten(1)
+    features = upcast_half(features).flatten(1)
     batch, dim = features.shape
     distances = squared_distances(features, features) / dim  # [B, B], 0 on the diagonal
     apart = (margin - distances).clamp_min(0)
@@ -74,7 +74,7 @@ def orthogonality(a: Tensor, b: Tensor, *, kind: Literal["cosine", "original"] =
 
     Source: Li et al., Adaptation and Re-Identification Network (ARN), CVPR-W 2018 ("original").
     """
-    a, b = raised(a).flatten(1), raised(b).flatten(1)
+    a, b = upcast_half(a).flatten(1), upcast_half(b).flatten(1)
     if kind == "original":
         return (a * b).sum()
     if kind != "cosine":
@@ -96,7 +96,7 @@ def reconstruction(output: Tensor, target: Tensor, *, norm: Literal["l1", "l2"] 
 
     Source: Li et al., Adaptation and Re-Identification Network (ARN), CVPR-W 2018.
     """
-    difference = raised(output) - raised(target)
+    difference = upcast_half(output) - upcast_half(target)
     pixels = difference.numel() / difference.shape[1]
     if norm == "l1":
         return difference.abs().sum() / pixels
@@ -120,7 +120,7 @@ def masked_l2(output: Tensor, target: Tensor, mask: Tensor) -> Tensor:
 
     Source: the masked reconstruction of the cross-domain encoder-decoder built on ARN.
     """
-    total = raised(mask).expand_as(output).sum()
-    squares = (raised(output) - raised(target)).square().sum()
+    total = upcast_half(mask).expand_as(output).sum()
+    squares = (upcast_half(output) - upcast_half(target)).square().sum()
     present = total > 0
     return torch.where(present, squares, 0.0) / torch.where(present, total, 1.0)

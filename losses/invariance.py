@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from losses.precision import raised
+from crossreid.losses.precision import upcast_half
 
 
 def exemplar_invariance(similarity: Tensor, index: Tensor, *, temperature: float, k: int) -> Tensor:
@@ -31,7 +31,7 @@ def exemplar_invariance(similarity: Tensor, index: Tensor, *, temperature: float
     rows = similarity.shape[1]
     if not 0 <= k <= rows:
         raise ValueError(f"{k} neighbours asked of a memory of {rows} rows; k must lie in 0..{rows}")
-    logits = raised(similarity) / temperature  # [B, N]
+    logits = upcast_half(similarity) / temperature  # [B, N]
     normalizer = logits.logsumexp(dim=1)  # [B]
     loss = normalizer - logits.gather(1, index[:, None]).squeeze(1)
     if k > 0:

@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from losses.camera_blocks import CameraBlocks
-from losses.precision import raised
+from crossreid.losses.camera_blocks import CameraBlocks
+from crossreid.losses.precision import upcast_half
 
 FAR = 1e30  # similarity -FAR: a column that does not exist
 
@@ -138,7 +138,7 @@ class _Neighborhood(torch.autograd.Function):
         settings: tuple[float, float, float],
         chunk: int,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        dtype, columns = raised(similarity[:0]).dtype, len(blocks.columns)
+        dtype, columns = upcast_half(similarity[:0]).dtype, len(blocks.columns)
         wanted = ctx.needs_input_grad[0]
         gradient = similarity.new_empty((len(index), columns) if wanted else (0,), dtype=dtype)
         same = blocks.cams == cams[:, None]  # [B, blocks]
@@ -148,7 +148,7 @@ class _Neighborhood(torch.autograd.Function):
         losses, counts = [], []
         for part in parts:
             sides = _Sides(same[part], work[:, : part.stop - part.start])
-            rows = raised(similarity[part])
+            rows = upcast_half(similarity[part])
             s = torch.index_select(rows, 1, blocks.columns, out=work[0, : len(rows)])
             s.index_fill_(1, blocks.gaps, -FAR)
             p = gradient[part] if wanted else sides.work[3]

@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from losses.distances import exact_cdist, safe_sqrt, squared_distances
-from losses.precision import full_precision, raised
+from crossreid.losses.distances import exact_cdist, safe_sqrt, squared_distances
+from crossreid.losses.precision import full_precision, upcast_half
 
 
 def pedal(features: Tensor, centers: Tensor, index: Tensor, *, scale: float, k: int) -> Tensor:
@@ -33,7 +33,7 @@ def pedal(features: Tensor, centers: Tensor, index: Tensor, *, scale: float, k: 
 
     Source: Yang et al., Patch-based Discriminative Feature Learning (PAUL), CVPR 2019.
     """
-    features, centers = raised(features), raised(centers.detach())
+    features, centers = upcast_half(features), upcast_half(centers.detach())
     if _all_are_near(centers, k):
         return features.sum() * 0
     logits = _logits(features, centers, index, scale)  # [K, B, N]
@@ -50,7 +50,7 @@ def central(features: Tensor, centers: Tensor, index: Tensor, *, scale: float, k
     Source: our reading of "Central Feature Learning for Unsupervised Person Re-identification", whose text was
     not available; the published PAUL loss is :func:`pedal`.
     """
-    features, centers = raised(features), raised(centers.detach())
+    features, centers = upcast_half(features), upcast_half(centers.detach())
     if _all_are_near(centers, k):
         return features.sum() * 0
     logits = _logits(features, centers, index, scale)  # [K, B, N]
@@ -107,7 +107,7 @@ def ipfl(
 
     Source: Yang et al., Patch-based Discriminative Feature Learning (PAUL), CVPR 2019.
     """
-    features, centers = raised(features), raised(centers.detach())
+    features, centers = upcast_half(features), upcast_half(centers.detach())
     images = len(centers)
     if len(features) != images * views:
         raise ValueError(f"{len(features)} features for {images} images of {views} views each")
@@ -154,7 +154,7 @@ def nearest_positive_triplet(
 
     Source: the triplet term of PAUL's code (Yang et al., CVPR 2019).
     """
-    features = raised(features)
+    features = upcast_half(features)
     if normalize:
         features = F.normalize(features, dim=1)
     distances = (squared_distances(features, features) + eps).sqrt()  # [B, B]

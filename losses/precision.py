@@ -1,4 +1,4 @@
-"""The rule that every loss follows: half precision is raised to float32, float64 stays float64."""
+"""The rule that every loss follows: half precision is upcast_half to float32, float64 stays float64."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 
-def raised(x: Tensor) -> Tensor:
+def upcast_half(x: Tensor) -> Tensor:
     """The tensor itself, or its float32 copy if it is float16 or bfloat16."""
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 

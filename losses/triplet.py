@@ -6,8 +6,8 @@ import math
 
 from torch import Tensor
 
-from losses.distances import squared_distances
-from losses.precision import raised
+from crossreid.losses.distances import squared_distances
+from crossreid.losses.precision import upcast_half
 
 
 def batch_hard(features: Tensor, pids: Tensor, *, margin: float) -> Tensor:
@@ -27,7 +27,7 @@ def batch_hard(features: Tensor, pids: Tensor, *, margin: float) -> Tensor:
 
     Source: Hermans, Beyer, Leibe, In Defense of the Triplet Loss, 2017; Euclidean distances clamped at 1e-6.
     """
-    features = raised(features)
+    features = upcast_half(features)
     distances = squared_distances(features, features).clamp_min(1e-12).sqrt()  # [B, B]
     same = pids[:, None] == pids
     positive = distances.masked_fill(~same, -math.inf).amax(dim=1)

@@ -1,5 +1,5 @@
 """Networks, memories and weights. Plain arguments in, modules out; nothing here knows the config."""
 
-from modeling.errors import ModelError
+from crossreid.modeling.errors import ModelError
 
 __all__ = ["ModelError"]

@@ -7,8 +7,8 @@ import torchvision
 from torch import nn
 from torchvision.models.resnet import BasicBlock, ResNet
 
-from modeling.errors import ModelError
-from modeling.weights import load_backbone
+from crossreid.modeling.errors import ModelError
+from crossreid.modeling.weights import load_backbone
 
 RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101")
 

@@ -9,14 +9,14 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from modeling.backbones import Backbone, TinyBackbone
-from modeling.errors import ModelError
+from crossreid.modeling.backbones import Backbone, TinyBackbone
+from crossreid.modeling.errors import ModelError
 
 SLOPE = 0.2  # of the decoder's LeakyReLUs
 ANY = "any"  # the domain of a pose encoder that serves both
 
 
-class Parts(NamedTuple):
+class DisentanglerOutput(NamedTuple):
     """What a training pass gives."""
 
     logits: torch.Tensor  # [S, C] of the source images
@@ -64,7 +64,7 @@ class Disentangler(nn.Module):
         donors: torch.Tensor | None = None,
         *,
         sources: int = 0,
-    ) -> torch.Tensor | Parts:
+    ) -> torch.Tensor | DisentanglerOutput:
         """Features of images [B, 3, H, W], normalised; in training also decoded images.
 
         Args:
@@ -74,7 +74,7 @@ class Disentangler(nn.Module):
             sources: S, how many images are the source's.
 
         Returns:
-            In evaluation identity features [B, D]; in training ``Parts``.
+            In evaluation identity features [B, D]; in training ``DisentanglerOutput``.
 
         Raises:
             ModelError: in training, a size that the stride does not divide.
@@ -96,7 +96,9 @@ class Disentangler(nn.Module):
             sources, len(images)
         ):  # DDP wants a gradient for every parameter, if only zero
             decoded = decoded + 0 * sum(p.sum() for p in self.poses[domain].parameters())
-        return Parts(self.classifier(features[:sources]), features, self.pooled(pose_maps), decoded)
+        return DisentanglerOutput(
+            self.classifier(features[:sources]), features, self.pooled(pose_maps), decoded
+        )
 
     def pose_maps(self, views: torch.Tensor, sources: int) -> torch.Tensor:
         """Maps [B, D, h, w] of views whose first ``sources`` are the source's."""

@@ -8,10 +8,10 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from modeling.backbones import Backbone, TinyBackbone
+from crossreid.modeling.backbones import Backbone, TinyBackbone
 
 
-class Branches(NamedTuple):
+class ECNOutput(NamedTuple):
     """What a training pass gives; the target's parts are empty for a batch of the source alone."""
 
     logits: torch.Tensor  # [B, C] of the source images
@@ -77,7 +77,7 @@ class ECNNet(nn.Module):
 
     def forward(
         self, images: torch.Tensor, target: torch.Tensor | None = None, *, joint: bool = False
-    ) -> torch.Tensor | Branches:
+    ) -> torch.Tensor | ECNOutput:
         """Features of images [B, 3, H, W], normalised.
 
         Args:
@@ -86,7 +86,7 @@ class ECNNet(nn.Module):
             joint: batch norm sees both domains together, not each by itself.
 
         Returns:
-            In evaluation the pooled features of length 1 [B, D]; in training ``Branches``.
+            In evaluation the pooled features of length 1 [B, D]; in training ``ECNOutput``.
         """
         if not self.training:
             return F.normalize(self.embed(images))
@@ -103,7 +103,7 @@ class ECNNet(nn.Module):
             foreign, far = self._features(target)
         logits = self.classifier(self._drop(F.relu(wide)))
         exemplars = self._drop(F.normalize(far))
-        return Branches(logits, exemplars, F.normalize(pooled), F.normalize(foreign))
+        return ECNOutput(logits, exemplars, F.normalize(pooled), F.normalize(foreign))
 
     def _features(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Pooled features [B, D] and their embedding [B, E], at least float32."""

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from modeling.errors import ModelError
+from crossreid.modeling.errors import ModelError
 
 HALF = (torch.float16, torch.bfloat16)
 

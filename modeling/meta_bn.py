@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from modeling.errors import ModelError
+from crossreid.modeling.errors import ModelError
 
 
 class MetaBatchNorm1d(nn.BatchNorm1d):

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from modeling.meta_bn import MetaBatchNorm1d
+from crossreid.modeling.meta_bn import MetaBatchNorm1d
 
 
 class MetaFeatures(NamedTuple):

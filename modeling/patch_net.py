@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from modeling.errors import ModelError
+from crossreid.modeling.errors import ModelError
 
 
 class PatchFeatures(NamedTuple):

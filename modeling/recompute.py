@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from modeling.backbones import Backbone, TinyBackbone
+from crossreid.modeling.backbones import Backbone, TinyBackbone
 
 
 def recompute_stages(backbone: Backbone | TinyBackbone, count: int) -> None:

@@ -7,10 +7,10 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from modeling.split_norm import SplitBatchNorm1d
+from crossreid.modeling.split_norm import SplitBatchNorm1d
 
 
-class Halves(NamedTuple):
+class ReIDOutput(NamedTuple):
     """What a training pass gives; ``target`` is empty for a batch of the source alone."""
 
     source: torch.Tensor  # [B/2, D] neck output of the source (or mixed) half
@@ -44,11 +44,11 @@ class ReIDNet(nn.Module):
         pooled = self.backbone(images).mean(dim=(2, 3))
         return pooled.float() if pooled.dtype in (torch.float16, torch.bfloat16) else pooled
 
-    def forward(self, images: torch.Tensor, *, joint: bool = False) -> torch.Tensor | Halves:
+    def forward(self, images: torch.Tensor, *, joint: bool = False) -> torch.Tensor | ReIDOutput:
         """Features of images [B, 3, H, W], normalised; with ``joint`` the first half of a batch is the source's.
 
         Returns:
-            In evaluation the neck's output [B, D], the retrieval feature; in training ``Halves``.
+            In evaluation the neck's output [B, D], the retrieval feature; in training ``ReIDOutput``.
         """
         pooled = self.embed(images)
         if not self.training:
@@ -58,4 +58,4 @@ class ReIDNet(nn.Module):
             source, target = self.neck(pooled)
         else:
             source, target = self.neck.whole(pooled), pooled[:0]
-        return Halves(source, target, self.classifier(source))
+        return ReIDOutput(source, target, self.classifier(source))

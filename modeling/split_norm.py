@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from modeling.errors import ModelError
+from crossreid.modeling.errors import ModelError
 
 
 class SplitBatchNorm1d(nn.BatchNorm1d):

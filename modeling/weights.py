@@ -11,7 +11,7 @@ import torch
 import torchvision
 from torch import nn
 
-from modeling.errors import ModelError
+from crossreid.modeling.errors import ModelError
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:

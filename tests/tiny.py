@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 
-import configs
-from engine.distributed import Ranks
-from engine.trainer import run
+from crossreid import configs
+from crossreid.engine.distributed import Ranks
+from crossreid.engine.training.trainer import run
 
 CPU = Ranks(0, 0, 1, torch.device("cpu"))
 

@@ -34,8 +34,8 @@ CHECK
 }
 
 crossreid_setup() {
-    local modules=(torch torchvision ignite yacs numpy PIL tensorboard) tools=() current venv="$crossreid_root/.venv"
-    [ "${1:-}" = dev ] && tools=(pytest ruff mypy importlinter scipy)
+    local modules=(torch torchvision ignite yacs numpy PIL tensorboard scipy sklearn tqdm safetensors) tools=() current venv="$crossreid_root/.venv"
+    [ "${1:-}" = dev ] && tools=(pytest xdist hypothesis ruff mypy importlinter)
     current="${PYTHON:-python3}"
     if ! command -v "$current" >/dev/null; then
         echo "error: no $current: install Python 3.10 or newer, or set PYTHON to one" >&2

@@ -16,20 +16,20 @@ from torch.nn import functional as F
 from torch.optim import Optimizer
 from yacs.config import CfgNode
 
-from datasets import Batch
-from engine.data import Data
-from engine.distributed import bare, parallel
-from engine.evaluator import extract
-from engine.hardware import compiled
-from engine.log import LOGGER
-from engine.method import Method, TrainStep
-from engine.optim import DTYPES, Precision, build_optimizer, build_scheduler, training_precision
-from losses.camera_blocks import CameraBlocks
-from losses.classification import mixup_virtual_class
-from losses.neighborhood import camera_agnostic_terms, camera_aware_terms
-from modeling.backbones import build_backbone
-from modeling.memory import FeatureMemory
-from modeling.reid import ReIDNet
+from crossreid.datasets import Batch
+from crossreid.engine.data import Data
+from crossreid.engine.distributed import parallel, unwrap
+from crossreid.engine.evaluation.extraction import extract
+from crossreid.engine.hardware import compiled
+from crossreid.engine.log import LOGGER
+from crossreid.engine.method import Method, TrainStep
+from crossreid.engine.optim import DTYPES, Precision, build_optimizer, build_scheduler, training_precision
+from crossreid.losses.camera_blocks import CameraBlocks
+from crossreid.losses.classification import mixup_virtual_class
+from crossreid.losses.neighborhood import camera_agnostic_terms, camera_aware_terms
+from crossreid.modeling.backbones import build_backbone
+from crossreid.modeling.memory import FeatureMemory
+from crossreid.modeling.reid import ReIDNet
 
 
 def build_extractor(cfg: CfgNode) -> nn.Module:
@@ -85,7 +85,7 @@ def adaptation_step(
     """Source or mixed images, and the target's images against the memory; first the source's epochs alone."""
     settings, target = cfg.CAMERA_AWARE, data.domains["target"]
     source_step = source_only(data, network, precision, optimizer)
-    classifier: nn.Linear = bare(network).classifier  # type: ignore[assignment]
+    classifier: nn.Linear = unwrap(network).classifier  # type: ignore[assignment]
     blocks = CameraBlocks.of(target.cams)
     mixup_loss = compiled(cfg, mixup_virtual_class)
     repeats = data.most_repeats("target")

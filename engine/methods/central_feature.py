@@ -18,21 +18,21 @@ from torch.nn import functional as F
 from torch.optim import Optimizer
 from yacs.config import CfgNode
 
-from datasets import Batch
-from datasets.transforms import AreaCrop, ColorJitter, Compose, Normalize, Rotation
-from engine.data import Data, Domain
-from engine.distributed import parallel
-from engine.errors import InputError
-from engine.evaluator import extract
-from engine.hardware import compiled
-from engine.log import LOGGER
-from engine.method import Method, TrainStep
-from engine.optim import Precision, build_optimizer, build_scheduler, training_precision
-from engine.windows import draw_windows
-from losses.patch import central, ipfl, nearest_positive_triplet, pedal
-from modeling.backbones import build_backbone
-from modeling.memory import PatchMemory
-from modeling.patch_net import PatchNet, check_height
+from crossreid.datasets import Batch
+from crossreid.datasets.transforms import AreaCrop, ColorJitter, Compose, Normalize, Rotation
+from crossreid.engine.data import Data, Domain
+from crossreid.engine.distributed import parallel
+from crossreid.engine.errors import InputError
+from crossreid.engine.evaluation.extraction import extract
+from crossreid.engine.hardware import compiled
+from crossreid.engine.log import LOGGER
+from crossreid.engine.method import Method, TrainStep
+from crossreid.engine.methods.windows import draw_windows
+from crossreid.engine.optim import Precision, build_optimizer, build_scheduler, training_precision
+from crossreid.losses.patch import central, ipfl, nearest_positive_triplet, pedal
+from crossreid.modeling.backbones import build_backbone
+from crossreid.modeling.memory import PatchMemory
+from crossreid.modeling.patch_net import PatchNet, check_height
 
 VIEWS = 2  # of an image in stage 2
 PATCH_LOSSES = {"pedal": pedal, "central": central}

@@ -15,16 +15,16 @@ from torch import nn
 from torch.nn import functional as F
 from yacs.config import CfgNode
 
-from datasets import Batch
-from engine.data import Data
-from engine.distributed import parallel
-from engine.hardware import compiled
-from engine.method import Method
-from engine.optim import Precision, build_optimizer, build_scheduler, training_precision
-from engine.pictures import sheet
-from losses.disentangle import contrastive, masked_l2, mmd, orthogonality, reconstruction
-from modeling.backbones import Backbone, TinyBackbone, build_backbone
-from modeling.disentangler import ANY, Disentangler, Parts, build_decoder
+from crossreid.datasets import Batch
+from crossreid.engine.data import Data
+from crossreid.engine.distributed import parallel
+from crossreid.engine.hardware import compiled
+from crossreid.engine.method import Method
+from crossreid.engine.methods.pictures import sheet
+from crossreid.engine.optim import Precision, build_optimizer, build_scheduler, training_precision
+from crossreid.losses.disentangle import contrastive, masked_l2, mmd, orthogonality, reconstruction
+from crossreid.modeling.backbones import Backbone, TinyBackbone, build_backbone
+from crossreid.modeling.disentangler import ANY, Disentangler, DisentanglerOutput, build_decoder
 
 
 def build_extractor(cfg: CfgNode) -> nn.Module:
@@ -116,7 +116,7 @@ def term_weights(settings: CfgNode) -> dict[str, float]:
 
 
 def source_terms(
-    settings: CfgNode, parts: Parts, pids: torch.Tensor, partners: torch.Tensor
+    settings: CfgNode, parts: DisentanglerOutput, pids: torch.Tensor, partners: torch.Tensor
 ) -> dict[str, torch.Tensor]:
     """The losses of labelled identities; negatives are all other identities of the batch."""
     own = parts.identity[: len(pids)]  # [S, D]

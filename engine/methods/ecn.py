@@ -15,19 +15,19 @@ from torch import nn
 from torch.nn import functional as F
 from yacs.config import CfgNode
 
-from datasets import Batch
-from engine.data import Data
-from engine.distributed import parallel
-from engine.errors import InputError
-from engine.hardware import compiled
-from engine.log import LOGGER
-from engine.method import Method, TrainStep
-from engine.optim import Precision, build_optimizer, build_scheduler, training_precision
-from losses.disentangle import mmd
-from losses.invariance import exemplar_invariance
-from modeling.backbones import build_backbone
-from modeling.ecn import ECNNet
-from modeling.memory import FeatureMemory
+from crossreid.datasets import Batch
+from crossreid.engine.data import Data
+from crossreid.engine.distributed import parallel
+from crossreid.engine.errors import InputError
+from crossreid.engine.hardware import compiled
+from crossreid.engine.log import LOGGER
+from crossreid.engine.method import Method, TrainStep
+from crossreid.engine.optim import Precision, build_optimizer, build_scheduler, training_precision
+from crossreid.losses.disentangle import mmd
+from crossreid.losses.invariance import exemplar_invariance
+from crossreid.modeling.backbones import build_backbone
+from crossreid.modeling.ecn import ECNNet
+from crossreid.modeling.memory import FeatureMemory
 
 
 def build_extractor(cfg: CfgNode) -> nn.Module:

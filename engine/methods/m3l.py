@@ -22,19 +22,19 @@ from torch.nn import functional as F
 from torch.optim import Optimizer
 from yacs.config import CfgNode
 
-from datasets import Batch
-from engine.data import Data, Domain
-from engine.distributed import Ranks, averaged
-from engine.errors import InputError
-from engine.evaluator import extract
-from engine.log import LOGGER
-from engine.method import Method
-from engine.methods.m3l_inner import Parameters, inner_adam, meta_gradient
-from engine.optim import Precision, build_optimizer, build_scheduler, training_precision
-from losses.triplet import batch_hard
-from modeling.backbones import build_backbone
-from modeling.memory import FeatureMemory
-from modeling.meta_reid import MetaReIDNet
+from crossreid.datasets import Batch
+from crossreid.engine.data import Data, Domain
+from crossreid.engine.distributed import Ranks, averaged
+from crossreid.engine.errors import InputError
+from crossreid.engine.evaluation.extraction import extract
+from crossreid.engine.log import LOGGER
+from crossreid.engine.method import Method
+from crossreid.engine.methods.m3l_inner import Parameters, inner_adam, meta_gradient
+from crossreid.engine.optim import Precision, build_optimizer, build_scheduler, training_precision
+from crossreid.losses.triplet import batch_hard
+from crossreid.modeling.backbones import build_backbone
+from crossreid.modeling.memory import FeatureMemory
+from crossreid.modeling.meta_reid import MetaReIDNet
 
 __all__ = ["build", "build_extractor", "inner_adam"]
 

@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from configs import ConfigError, load
-from configs.defaults import _C
-from configs.flat import TABLE
-from configs.loading import known_keys
+from crossreid.configs import ConfigError, load
+from crossreid.configs.defaults import _C
+from crossreid.configs.flat import TABLE
+from crossreid.configs.loading import known_keys
 
 TEMPLATES = sorted(Path("configs").glob("**/*.yml"))
 

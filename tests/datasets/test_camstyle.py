@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from datasets import DatasetError, Splits, load
-from datasets.camstyle import FOLDERS, attach
-from datasets.images import ImageDataset
-from datasets.samplers import ShuffledSampler, StyledSampler
+from crossreid.datasets import DatasetError, Splits, load
+from crossreid.datasets.camstyle_copies import FOLDERS, attach
+from crossreid.datasets.images import ImageDataset
+from crossreid.datasets.samplers import ShuffledSampler, StyledSampler
 from tests.datasets import trees
 
 

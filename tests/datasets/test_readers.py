@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from datasets import DatasetError, counts, load
+from crossreid.datasets import DatasetError, counts, load
 from tests.datasets import trees
 
 
@@ -268,7 +268,7 @@ def test_listing_does_not_depend_on_the_order_on_disk(
 
         def __exit__(self, *_: object) -> None: ...
 
-    monkeypatch.setattr("datasets.market.os.scandir", Reversed)
+    monkeypatch.setattr("crossreid.datasets.market.os.scandir", Reversed)
     again = load("folder", tmp_path / "own")
     assert again.train.paths == straight.train.paths
     assert again.train.pids.tolist() == straight.train.pids.tolist()

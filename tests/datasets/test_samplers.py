@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from datasets import DatasetError
-from datasets.samplers import IdentitySampler, ShuffledSampler, StyledSampler, paired
+from crossreid.datasets import DatasetError
+from crossreid.datasets.samplers import IdentitySampler, ShuffledSampler, StyledSampler, paired
 
 WORLDS = (1, 2, 3)
 PIDS = np.repeat(np.arange(20), np.arange(20) % 7 + 1)  # identities of 1 to 7 images

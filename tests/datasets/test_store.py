@@ -18,9 +18,9 @@ import pytest
 from PIL import Image
 from torchvision import transforms
 
-from datasets import DatasetError, Split, cache, ram, store
-from datasets.decode import decode
-from datasets.images import ImageDataset
+from crossreid.datasets import DatasetError, Split, cache, ram, store
+from crossreid.datasets.decode import decode
+from crossreid.datasets.images import ImageDataset
 from tests.datasets import trees
 
 SIZE = (48, 24)
@@ -127,10 +127,10 @@ def test_damaged_store_is_rebuilt(tmp_path: Path, damage: str, caplog: pytest.Lo
 
 BUILD = """
 import sys, numpy as np
-from datasets import Split
-from datasets.images import ImageDataset
-import datasets.workers
-datasets.workers.FEW = 1
+from crossreid.datasets import Split
+from crossreid.datasets.images import ImageDataset
+import crossreid.datasets.workers
+crossreid.datasets.workers.FEW = 1
 paths = tuple(open(sys.argv[1]).read().split())
 rows = np.arange(len(paths))
 dataset = ImageDataset(Split(paths, rows, rows, "own"), (256, 128), cache=sys.argv[3], cache_dir=sys.argv[2], workers=2)
@@ -236,7 +236,7 @@ def test_workers_write_what_one_process_writes(tmp_path: Path, monkeypatch: pyte
     Path(split.paths[4]).write_bytes(Path(split.paths[4]).read_bytes()[:200])
     options = {"on_corrupt": "skip", "workers": 3}
     alone = ImageDataset(split, SIZE, cache_dir=tmp_path / "one", **options)
-    monkeypatch.setattr("datasets.workers.FEW", 1)
+    monkeypatch.setattr("crossreid.datasets.workers.FEW", 1)
     together = ImageDataset(split, SIZE, cache_dir=tmp_path / "three", **options)
     assert stores(tmp_path / "one")[0].read_bytes() == stores(tmp_path / "three")[0].read_bytes()
     assert alone.skipped == together.skipped
@@ -247,10 +247,10 @@ def test_a_dying_worker_is_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     split = make_split(tmp_path / "images")
-    monkeypatch.setattr("datasets.workers.FEW", 1)
+    monkeypatch.setattr("crossreid.datasets.workers.FEW", 1)
     broken = tmp_path / "decode.py"
     broken.write_text("import sys\nsys.exit('out of luck')\n")
-    monkeypatch.setattr("datasets.workers.decode.__file__", str(broken))
+    monkeypatch.setattr("crossreid.datasets.workers.decode.__file__", str(broken))
     assert ImageDataset(split, SIZE, cache="disk", cache_dir=tmp_path / "cache", workers=2).mode == "off"
     assert "a decoding worker ended early (exit code 1): out of luck" in caplog.text
     assert stores(tmp_path / "cache") == []

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from datasets import Batch, DatasetError, Split
-from datasets.images import ImageDataset
-from datasets.samplers import IdentitySampler, ShuffledSampler
-from datasets.streams import Streams
+from crossreid.datasets import Batch, DatasetError, Split
+from crossreid.datasets.images import ImageDataset
+from crossreid.datasets.samplers import IdentitySampler, ShuffledSampler
+from crossreid.datasets.streams import Streams
 from tests.datasets import trees
 
 SIZE = (16, 8)

@@ -7,7 +7,6 @@ import io
 import json
 import os
 import re
-import runpy
 import signal
 import subprocess
 import sys
@@ -18,9 +17,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from datasets.synthetic import DOMAINS, SyntheticError, ensure
-from datasets.synthetic.plan import GALLERY, QUERY, TRAIN, Sizes, make_plan
-from datasets.synthetic.studio import Studio
+from crossreid.datasets.synthetic import DOMAINS, SyntheticError, ensure
+from crossreid.datasets.synthetic.plan import GALLERY, QUERY, TRAIN, Sizes, make_plan
+from crossreid.datasets.synthetic.studio import Studio
+from crossreid.engine.commands import domains
 
 ROOT = Path(__file__).resolve().parents[2]
 NAME = re.compile(r"^(-1|\d{4})_c(\d+)s(\d+)_(\d{6})_(\d{2})\.jpg$")
@@ -237,10 +237,9 @@ def test_unknown_domain_and_unwritable_root(tmp_path: Path) -> None:
         ensure("summer", tmp_path / "file", **SMALL)
 
 
-def test_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     def run(*arguments: str) -> None:
-        monkeypatch.setattr(sys, "argv", ["make_domains.py", *arguments])
-        runpy.run_path(str(ROOT / "tools" / "make_domains.py"), run_name="__main__")
+        domains.main(list(arguments))
 
     small = (
         "--root",

@@ -9,17 +9,17 @@ from PIL import Image
 
 from tests.datasets import trees
 
-TOOL = Path(__file__).parents[2] / "tools" / "datasets.py"
+ROOT = Path(__file__).parents[2]
 
 
 def run(*arguments: str | Path, root: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, str(TOOL), *map(str, arguments)],
+        [sys.executable, "-m", "crossreid", "datasets", *map(str, arguments)],
         capture_output=True,
         text=True,
         timeout=120,
         cwd=root,
-        env={**os.environ, "REID_DATASETS": str(root)},
+        env={**os.environ, "REID_DATASETS": str(root), "PYTHONPATH": str(ROOT)},
     )
 
 

@@ -10,11 +10,11 @@ import torch
 import torchvision.transforms.functional as TF
 from torchvision import transforms as tv
 
-from datasets import Split
-from datasets.camera_style import AXES, CameraStatistics, CameraStyle, camera_statistics
-from datasets.geometry import windows
-from datasets.images import ImageDataset
-from datasets.transforms import (
+from crossreid.datasets import Split
+from crossreid.datasets.color_transfer import AXES, CameraStatistics, CameraStyle, camera_statistics
+from crossreid.datasets.geometry import windows
+from crossreid.datasets.images import ImageDataset
+from crossreid.datasets.transforms import (
     AreaCrop,
     ColorJitter,
     Compose,

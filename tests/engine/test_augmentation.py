@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-import configs
-from datasets.camera_style import CameraStatistics, CameraStyle
-from datasets.transforms import AreaCrop, Compose
-from engine.augmentation import Undone, mask_transform, train_transform
+from crossreid import configs
+from crossreid.datasets.color_transfer import CameraStatistics, CameraStyle
+from crossreid.datasets.transforms import AreaCrop, Compose
+from crossreid.engine.augmentation import Undone, mask_transform, train_transform
 
 EVERYTHING = ["INPUT.PAD_VALUE", "0", "INPUT.CROP_AREA", "[0.5, 0.9]", "INPUT.JITTER", "[0.2, 0.0, 0.0, 0.0]"]
 

@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from engine.distributed import synchronise_batch_norms
-from modeling.backbones import build_backbone
-from modeling.reid import ReIDNet
-from modeling.split_norm import SplitBatchNorm1d
+from crossreid.engine.distributed import synchronise_batch_norms
+from crossreid.modeling.backbones import build_backbone
+from crossreid.modeling.reid import ReIDNet
+from crossreid.modeling.split_norm import SplitBatchNorm1d
 
 
 @pytest.mark.parametrize("backbone", ["tiny", "resnet18", "resnet50_ibn_a"])

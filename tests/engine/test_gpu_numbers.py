@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 import torch
 
-from engine.rerank import evaluate_reranked
-from engine.retrieval import Features, Retrieval, evaluate
-from losses.camera_blocks import CameraBlocks
-from losses.neighborhood import camera_aware_terms
-from modeling.memory import FeatureMemory
+from crossreid.engine.evaluation.rerank import evaluate_reranked
+from crossreid.engine.evaluation.retrieval import Features, Retrieval, evaluate
+from crossreid.losses.camera_blocks import CameraBlocks
+from crossreid.losses.neighborhood import camera_aware_terms
+from crossreid.modeling.memory import FeatureMemory
 from tests.pretended import GPU, PretendGPU
 
 pytestmark = pytest.mark.skipif(not torch.backends.cuda.is_built(), reason="this PyTorch knows no GPU")

@@ -13,18 +13,18 @@ import pytest
 import torch
 from torch import Tensor
 
-import configs
-from configs import ConfigError
-from engine import hardware
-from engine.errors import InputError
-from engine.hardware import compiled, for_evaluation, prepare_backbones, set_arithmetic
-from losses.classification import mixup_virtual_class
-from losses.disentangle import mmd
-from losses.invariance import exemplar_invariance
-from losses.patch import central, ipfl, nearest_positive_triplet, pedal
-from modeling.backbones import build_backbone
-from modeling.reid import ReIDNet
-from modeling.weights import read_checkpoint
+from crossreid import configs
+from crossreid.configs import ConfigError
+from crossreid.engine import hardware
+from crossreid.engine.errors import InputError
+from crossreid.engine.hardware import compiled, for_evaluation, prepare_backbones, set_arithmetic
+from crossreid.losses.classification import mixup_virtual_class
+from crossreid.losses.disentangle import mmd
+from crossreid.losses.invariance import exemplar_invariance
+from crossreid.losses.patch import central, ipfl, nearest_positive_triplet, pedal
+from crossreid.modeling.backbones import build_backbone
+from crossreid.modeling.reid import ReIDNet
+from crossreid.modeling.weights import read_checkpoint
 from tests.tiny import differences, overrides, train
 
 CPU = torch.device("cpu")

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-import configs
-from engine.errors import InputError
-from engine.optim import (
+from crossreid import configs
+from crossreid.engine.errors import InputError
+from crossreid.engine.optim import (
     Precision,
     build_optimizer,
     build_scheduler,

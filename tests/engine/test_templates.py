@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-import configs
-from engine.methods.table import METHODS
+from crossreid import configs
+from crossreid.engine.methods import load_method
 from tests.tiny import overrides, train
 
 TEMPLATES = sorted(Path("configs").glob("**/*.yml"))
@@ -47,7 +47,7 @@ def test_one_step(path: Path, domains: Path, tmp_path: Path) -> None:
         if cfg.CENTRAL_FEATURE.STAGE == "unsupervised":
             stage_one = tmp_path / "stage_one.pt"
             torch.save(
-                METHODS[cfg.METHOD].build_extractor(configs.load(path, arguments)).state_dict(), stage_one
+                load_method(cfg.METHOD).build_extractor(configs.load(path, arguments)).state_dict(), stage_one
             )
             arguments += ["MODEL.WEIGHTS", str(stage_one)]
     train(str(path), arguments)

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from losses.classification import mixup_virtual_class
+from crossreid.losses.classification import mixup_virtual_class
 from tests.golden_arrays import relative, settings
 
 

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from losses.disentangle import contrastive, masked_l2, mmd, orthogonality, reconstruction
+from crossreid.losses.disentangle import contrastive, masked_l2, mmd, orthogonality, reconstruction
 from tests.golden_arrays import relative, settings
 
 TYPES = [(torch.float64, 1e-9), (torch.float32, 1e-5)]

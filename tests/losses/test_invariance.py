@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from losses.invariance import exemplar_invariance
+from crossreid.losses.invariance import exemplar_invariance
 from tests.golden_arrays import relative, settings
 
 

@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from losses.camera_blocks import CameraBlocks
-from losses.neighborhood import (
+from crossreid.losses.camera_blocks import CameraBlocks
+from crossreid.losses.neighborhood import (
     camera_agnostic,
     camera_agnostic_terms,
     camera_aware,

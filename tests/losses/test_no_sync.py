@@ -9,13 +9,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from losses.camera_blocks import CameraBlocks
-from losses.classification import mixup_virtual_class
-from losses.disentangle import contrastive, masked_l2, mmd, orthogonality, reconstruction
-from losses.invariance import exemplar_invariance
-from losses.neighborhood import camera_agnostic, camera_aware_terms
-from losses.patch import central, ipfl, nearest_positive_triplet, pedal
-from losses.triplet import batch_hard
+from crossreid.losses.camera_blocks import CameraBlocks
+from crossreid.losses.classification import mixup_virtual_class
+from crossreid.losses.disentangle import contrastive, masked_l2, mmd, orthogonality, reconstruction
+from crossreid.losses.invariance import exemplar_invariance
+from crossreid.losses.neighborhood import camera_agnostic, camera_aware_terms
+from crossreid.losses.patch import central, ipfl, nearest_positive_triplet, pedal
+from crossreid.losses.triplet import batch_hard
 from tests.no_sync import NoSync
 
 INDEX, PIDS = torch.tensor([0, 3, 5, 5]), torch.tensor([0, 0, 1, 1])

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from losses.patch import central, ipfl, nearest_positive_triplet, pedal
+from crossreid.losses.patch import central, ipfl, nearest_positive_triplet, pedal
 from tests.golden_arrays import relative, settings
 
 TYPES = [(torch.float64, 1e-9), (torch.float32, 1e-4)]  # pedal: a difference of two near-equal logarithms

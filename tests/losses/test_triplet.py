@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from losses.distances import squared_distances
-from losses.triplet import batch_hard
+from crossreid.losses.distances import squared_distances
+from crossreid.losses.triplet import batch_hard
 from tests.golden_arrays import relative, settings
 
 

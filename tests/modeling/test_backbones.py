@@ -9,9 +9,9 @@ import torch
 import torchvision
 from torch import nn
 
-from modeling import ModelError
-from modeling.backbones import IBN, build_backbone
-from modeling.reid import Halves, ReIDNet
+from crossreid.modeling import ModelError
+from crossreid.modeling.backbones import IBN, build_backbone
+from crossreid.modeling.reid import ReIDNet, ReIDOutput
 
 
 @pytest.mark.parametrize(
@@ -83,7 +83,7 @@ def test_network_halves_and_retrieval_feature() -> None:
     network = ReIDNet(build_backbone("tiny"), 5)
     images = torch.randn(8, 3, 32, 16)
     joint, alone = network(images, joint=True), network(images)
-    assert isinstance(joint, Halves)
+    assert isinstance(joint, ReIDOutput)
     assert (joint.source.shape, joint.target.shape, joint.logits.shape) == ((4, 256), (4, 256), (4, 5))
     assert (alone.source.shape, alone.target.shape, alone.logits.shape) == ((8, 256), (0, 256), (8, 5))
     torch.testing.assert_close(joint.logits, joint.source @ network.classifier.weight.T)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from modeling.backbones import build_backbone
-from modeling.disentangler import Disentangler, Parts, build_decoder
-from modeling.errors import ModelError
+from crossreid.modeling.backbones import build_backbone
+from crossreid.modeling.disentangler import Disentangler, DisentanglerOutput, build_decoder
+from crossreid.modeling.errors import ModelError
 
 S = 4  # source images in the batch of 6
 
@@ -27,9 +27,9 @@ def images(seed: int, count: int = 6) -> torch.Tensor:
 DONORS = torch.tensor([1, 0, 3, 2, 4, 5])
 
 
-def parts(net: Disentangler) -> Parts:
+def parts(net: Disentangler) -> DisentanglerOutput:
     result = net(images(1), images(2), DONORS, sources=S)
-    assert isinstance(result, Parts)
+    assert isinstance(result, DisentanglerOutput)
     return result
 
 

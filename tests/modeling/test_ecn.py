@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from modeling.backbones import build_backbone
-from modeling.ecn import Branches, ECNNet
+from crossreid.modeling.backbones import build_backbone
+from crossreid.modeling.ecn import ECNNet, ECNOutput
 
 
 def network(backbone: str = "tiny", **options: float) -> ECNNet:
@@ -20,9 +20,9 @@ def images(seed: int, count: int = 6) -> torch.Tensor:
     return torch.randn(count, 3, 32, 16, generator=torch.Generator().manual_seed(seed))
 
 
-def parts(net: ECNNet, *arguments: torch.Tensor, joint: bool = False) -> Branches:
+def parts(net: ECNNet, *arguments: torch.Tensor, joint: bool = False) -> ECNOutput:
     result = net(*arguments, joint=joint)
-    assert isinstance(result, Branches)
+    assert isinstance(result, ECNOutput)
     return result
 
 

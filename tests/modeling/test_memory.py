@@ -8,10 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from losses.neighborhood import camera_aware
-from modeling import ModelError
-from modeling.memory import FeatureMemory, PatchMemory
-from modeling.split_norm import SplitBatchNorm1d
+from crossreid.losses.neighborhood import camera_aware
+from crossreid.modeling import ModelError
+from crossreid.modeling.memory import FeatureMemory, PatchMemory
+from crossreid.modeling.split_norm import SplitBatchNorm1d
 from tests.golden_arrays import relative, settings
 from tests.no_sync import NoSync
 from tests.ranks import run_ranks

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from modeling import ModelError
-from modeling.meta_bn import MetaBatchNorm1d
+from crossreid.modeling import ModelError
+from crossreid.modeling.meta_bn import MetaBatchNorm1d
 from tests.golden_arrays import relative, settings
 
 

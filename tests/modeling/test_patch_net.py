@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from modeling.errors import ModelError
-from modeling.patch_net import PatchFeatures, PatchNet, check_height, sample_windows
-from modeling.weights import load_network
+from crossreid.modeling.errors import ModelError
+from crossreid.modeling.patch_net import PatchFeatures, PatchNet, check_height, sample_windows
+from crossreid.modeling.weights import load_network
 from tests.golden_arrays import relative
 
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from modeling.backbones import build_backbone
-from modeling.recompute import recompute_stages
+from crossreid.modeling.backbones import build_backbone
+from crossreid.modeling.recompute import recompute_stages
 
 
 def step(backbone: nn.Module, images: torch.Tensor, amp: bool) -> int:

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from modeling import ModelError
-from modeling.split_norm import SplitBatchNorm1d
+from crossreid.modeling import ModelError
+from crossreid.modeling.split_norm import SplitBatchNorm1d
 from tests.golden_arrays import relative, settings
 from tests.no_sync import NoSync
 from tests.ranks import run_ranks

@@ -13,17 +13,17 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-import configs
-from configs import ConfigError
-from engine.data import Data, build_data
-from engine.distributed import Ranks
-from engine.errors import InputError
-from engine.method import Method
-from engine.methods import central_feature
-from engine.windows import draw_windows
-from losses.patch import central, ipfl, pedal
-from modeling import ModelError
-from modeling.weights import load_network, read_checkpoint, state_dict_of
+from crossreid import configs
+from crossreid.configs import ConfigError
+from crossreid.engine.data import Data, build_data
+from crossreid.engine.distributed import Ranks
+from crossreid.engine.errors import InputError
+from crossreid.engine.method import Method
+from crossreid.engine.methods import central_feature
+from crossreid.engine.methods.windows import draw_windows
+from crossreid.losses.patch import central, ipfl, pedal
+from crossreid.modeling import ModelError
+from crossreid.modeling.weights import load_network, read_checkpoint, state_dict_of
 from tests.golden_arrays import relative
 from tests.ranks import run_ranks
 from tests.tiny import CPU, differences, overrides, train

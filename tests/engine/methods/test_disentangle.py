@@ -13,14 +13,14 @@ import pytest
 import torch
 from PIL import Image
 
-import configs
-from engine.data import Data, build_data
-from engine.distributed import Ranks
-from engine.errors import InputError
-from engine.method import Method
-from engine.methods import disentangle
-from modeling.disentangler import Disentangler
-from modeling.weights import read_checkpoint
+from crossreid import configs
+from crossreid.engine.data import Data, build_data
+from crossreid.engine.distributed import Ranks
+from crossreid.engine.errors import InputError
+from crossreid.engine.method import Method
+from crossreid.engine.methods import disentangle
+from crossreid.modeling.disentangler import Disentangler
+from crossreid.modeling.weights import read_checkpoint
 from tests.no_sync import NoSync
 from tests.ranks import run_ranks
 from tests.tiny import CPU, differences, overrides, train

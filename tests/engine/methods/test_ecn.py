@@ -15,19 +15,19 @@ import torch.nn.functional as F
 from PIL import Image
 from yacs.config import CfgNode
 
-import configs
-from datasets import DatasetError
-from datasets.samplers import StyledSampler
-from datasets.transforms import CameraStyle
-from engine.data import Data, build_data
-from engine.distributed import Ranks
-from engine.errors import InputError
-from engine.method import Method
-from engine.methods import ecn
-from losses.disentangle import mmd
-from losses.invariance import exemplar_invariance
-from modeling.ecn import ECNNet
-from modeling.weights import read_checkpoint
+from crossreid import configs
+from crossreid.datasets import DatasetError
+from crossreid.datasets.samplers import StyledSampler
+from crossreid.datasets.transforms import CameraStyle
+from crossreid.engine.data import Data, build_data
+from crossreid.engine.distributed import Ranks
+from crossreid.engine.errors import InputError
+from crossreid.engine.method import Method
+from crossreid.engine.methods import ecn
+from crossreid.losses.disentangle import mmd
+from crossreid.losses.invariance import exemplar_invariance
+from crossreid.modeling.ecn import ECNNet
+from crossreid.modeling.weights import read_checkpoint
 from tests.no_sync import NoSync
 from tests.ranks import run_ranks
 from tests.tiny import CPU, differences, overrides, train

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from engine.methods.m3l_inner import inner_adam
+from crossreid.engine.methods.m3l_inner import inner_adam
 from tests.golden_arrays import relative, settings
 
 NAMES = ("fc1_weight", "fc1_bias", "fc2_weight", "fc2_bias")

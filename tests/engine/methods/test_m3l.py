@@ -16,21 +16,21 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
-import configs
-import engine.data
-from configs import ConfigError
-from engine.data import build_data
-from engine.distributed import Ranks, averaged
-from engine.errors import InputError
-from engine.methods import m3l
-from engine.methods.m3l import Learner, class_means, inner_adam
-from engine.methods.m3l_inner import MetaGradient, meta_gradient
-from engine.optim import Precision
-from losses.triplet import batch_hard
-from modeling.backbones import build_backbone
-from modeling.memory import FeatureMemory
-from modeling.meta_reid import MetaReIDNet
-from modeling.weights import read_checkpoint
+import crossreid.engine.data as engine_data
+from crossreid import configs
+from crossreid.configs import ConfigError
+from crossreid.engine.data import build_data
+from crossreid.engine.distributed import Ranks, averaged
+from crossreid.engine.errors import InputError
+from crossreid.engine.methods import m3l
+from crossreid.engine.methods.m3l import Learner, class_means, inner_adam
+from crossreid.engine.methods.m3l_inner import MetaGradient, meta_gradient
+from crossreid.engine.optim import Precision
+from crossreid.losses.triplet import batch_hard
+from crossreid.modeling.backbones import build_backbone
+from crossreid.modeling.memory import FeatureMemory
+from crossreid.modeling.meta_reid import MetaReIDNet
+from crossreid.modeling.weights import read_checkpoint
 from tests.golden_arrays import relative, settings
 from tests.ranks import run_ranks
 from tests.tiny import CPU, differences, overrides, train
@@ -493,6 +493,6 @@ def test_identities_with_one_image_are_told(
         kept = torch.tensor([i for i in range(len(pids)) if pids[i] != 3 or i == list(pids).index(3)])
         return dataclasses.replace(splits, train=splits.train.take(kept.numpy()))
 
-    monkeypatch.setattr(engine.data, "read", partial(reduced, engine.data.read))
+    monkeypatch.setattr(engine_data, "read", partial(reduced, engine_data.read))
     told = train(DEMO, arguments(domains, tmp_path, "SOLVER.EPOCHS", "2", "DATALOADER.ITERS_PER_EPOCH", "1"))
     assert "source_1 (synthetic:night/train): 1 identities have one image" in told

@@ -1,0 +1,176 @@
+"""The evaluation command: a checkpoint or saved features in, a table, ``metrics.json`` and features out."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from yacs.config import CfgNode
+
+from crossreid import configs
+from crossreid.engine.checkpoint import check_format
+from crossreid.engine.data import build_evaluation
+from crossreid.engine.distributed import Ranks, parse_devices
+from crossreid.engine.errors import InputError, guarded
+from crossreid.engine.evaluation.extraction import extract_query_gallery
+from crossreid.engine.evaluation.report import (
+    camera_table,
+    load_features,
+    save_features,
+    score,
+    table,
+    write_metrics,
+)
+from crossreid.engine.evaluation.retrieval import Features
+from crossreid.engine.log import LOGGER, setup_text
+from crossreid.engine.methods import load_method
+from crossreid.modeling.weights import load_network, read_checkpoint, state_dict_of
+
+CONFIG = "-config.yml"  # beside features: how they were made
+HELP = """examples:
+  python eval.py 0 checkpoints/duke2market/best.pt --dataset market --rerank
+  python eval.py cpu checkpoints/demo/best.pt TEST.CAMERA_PAIRS true TEST.ROC true
+  python eval.py cpu features/synthetic-winter/demo-query.npz --ap trapezoidal   scores saved features again
+"""
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """The command; bad input ends in one line and exit code 2."""
+    guarded(lambda: _main(_parse(arguments)))
+
+
+def _parse(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="eval.py",
+        description="Score a checkpoint on a dataset.",
+        epilog=HELP,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("device", help="a GPU's id, or cpu")
+    parser.add_argument("checkpoint", help="a checkpoint, or a *-query.npz that this command wrote")
+    parser.add_argument("overrides", nargs="*", help="KEY VALUE pairs")
+    parser.add_argument("--dataset", help="what to evaluate on; default: the target of the training")
+    parser.add_argument("--config", help="YAML of the network, for checkpoints of others")
+    parser.add_argument(
+        "--rerank", action="store_true", help="also with k-reciprocal re-ranking (TEST.RERANK)"
+    )
+    parser.add_argument("--flip", action="store_true", help="add the features of mirrored images (TEST.FLIP)")
+    parser.add_argument("--ap", help="rectangular or trapezoidal (TEST.AP)")
+    parser.add_argument("--features-only", action="store_true", help="write the features and stop")
+    return parser.parse_intermixed_args(arguments)
+
+
+def _main(options: argparse.Namespace) -> None:
+    setup_text(None, quiet=False)
+    devices = parse_devices(options.device)
+    if len(devices) > 1:
+        raise InputError(f"eval.py runs on one device, got {options.device}")
+    overrides = list(options.overrides)
+    overrides += ["TEST.AP", options.ap] if options.ap else []
+    overrides += ["TEST.FLIP", "true"] if options.flip else []
+    overrides += ["DATASETS.TARGET", options.dataset] if options.dataset else []
+    path = Path(options.checkpoint).expanduser()
+    if path.suffix == ".npz":
+        unused = {
+            "--flip": options.flip,
+            "--dataset": options.dataset,
+            "--features-only": options.features_only,
+        }
+        if given := [name for name, value in unused.items() if value]:
+            raise InputError(f"{path} holds features already: {', '.join(given)} needs a checkpoint")
+        folder, run = path.parent, path.stem.removesuffix("-query").removesuffix("-gallery")
+        cfg = _saved_config(folder / f"{run}{CONFIG}", options.config, overrides)
+        query, gallery = load_features(folder, run)
+        _score(cfg, devices[0], folder, run, folder.name, (query, gallery), options.rerank, str(path))
+        return
+    cfg, extractor = load_extractor(path, options.config, overrides)
+    ranks = Ranks(0, 0, 1, devices[0])
+    target = build_evaluation(cfg, cfg.DATASETS.TARGET)
+    extractor.to(ranks.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    features = extract_query_gallery(cfg, extractor, target, ranks)
+    name = (
+        Path(target.name.partition(":")[2]).stem
+        if target.name.startswith(("csv:", "folder:"))
+        else target.name
+    )
+    folder, run = Path(cfg.OUTPUT_DIR) / "features" / name.replace(":", "-"), f"{cfg.NAME}-{path.stem}"
+    try:
+        files = save_features(folder, run, *features)
+        (folder / f"{run}{CONFIG}").write_text(cfg.dump(), encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"cannot write features to {folder}: {error}; change OUTPUT_DIR") from None
+    LOGGER.info("features %s, %s", *files)
+    if not options.features_only:
+        _score(cfg, devices[0], folder, run, target.name, features, options.rerank, str(path))
+
+
+def _saved_config(file: Path, config: str | None, overrides: list[str]) -> CfgNode:
+    """The config that features were made with, or the one named, or the defaults."""
+    if config is None and file.is_file():
+        text = file.read_bytes().decode(errors="replace")
+        return configs.restore(text, overrides, origin=str(file))[0]
+    return configs.load(config, overrides)
+
+
+def load_extractor(path: Path, config: str | None, overrides: list[str]) -> tuple[CfgNode, nn.Module]:
+    """The retrieval network of a checkpoint, and the config that it was trained with.
+
+    Args:
+        config: a YAML instead of the checkpoint's own config, for checkpoints that hold none.
+
+    Raises:
+        ModelError: the file is missing, damaged or of another architecture.
+    """
+    content = read_checkpoint(path)
+    check_format(content, str(path))
+    if config is None and not isinstance(content.get("config"), str):
+        raise InputError(f"{path} holds no config: name the YAML of its network with --config")
+    if config is not None:
+        cfg = configs.load(config, overrides)
+    else:
+        cfg, unknown = configs.restore(content["config"], overrides)
+        if unknown:
+            LOGGER.warning("%s: keys of another version are left out: %s", path, ", ".join(unknown))
+    extractor = load_method(cfg.METHOD).build_extractor(cfg)
+    skipped = load_network(extractor, state_dict_of(content, str(path)), str(path))
+    if skipped:
+        LOGGER.info("weights not needed for evaluation: %s", ", ".join(skipped))
+    return cfg, extractor
+
+
+def _score(
+    cfg: CfgNode,
+    device: torch.device,
+    folder: Path,
+    run: str,
+    dataset: str,
+    features: tuple[Features, Features],
+    rerank: bool,
+    origin: str,
+) -> None:
+    test = cfg.TEST
+    again: dict[str, Any] | None = None
+    if rerank:
+        again = {"k1": test.RERANK.K1, "k2": test.RERANK.K2, "lambda_value": test.RERANK.LAMBDA}
+    results = score(
+        *features,
+        rerank=again,
+        metric=test.METRIC,
+        aqe=test.AQE,
+        ap=test.AP,
+        ranks=tuple(test.RANKS),
+        chunk_mb=test.CHUNK_MB,
+        device=device,
+        camera_pairs=test.CAMERA_PAIRS,
+        roc=test.ROC,
+        progress=True,
+    )
+    print(f"\n{table(results, dataset)}")  # noqa: T201
+    for name, result in results.items():
+        if result.camera_pairs is not None:
+            print(f"\n{name}\n{camera_table(result.camera_pairs, result.ap)}")  # noqa: T201
+    write_metrics(folder / "metrics.json", run, results, dataset=dataset, origin=origin, metric=test.METRIC)
+    print(f"\n{folder / 'metrics.json'}")  # noqa: T201

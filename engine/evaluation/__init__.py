@@ -1,0 +1,1 @@
+"""Features, distances, retrieval scores, re-ranking and their reports."""

@@ -1,0 +1,99 @@
+"""Features of a whole split, extracted on all ranks, and their retrieval scores."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.nn import functional as F
+from yacs.config import CfgNode
+
+from crossreid.datasets.images import ImageDataset
+from crossreid.datasets.transforms import Compose
+from crossreid.engine.data import Evaluation
+from crossreid.engine.distributed import Ranks
+from crossreid.engine.evaluation.retrieval import Features
+from crossreid.engine.hardware import for_evaluation
+from crossreid.engine.log import Bar
+from crossreid.engine.optim import Precision
+
+
+@torch.no_grad()
+def extract(
+    extractor: nn.Module,
+    images: ImageDataset,
+    transform: Compose,
+    ranks: Ranks,
+    precision: Precision,
+    *,
+    batch_size: int = 256,
+    flip: bool = False,
+    label: str = "features",
+) -> Features:
+    """Features of every image of a split, on every rank, in the split's order.
+
+    Each rank computes a contiguous share; no image is computed twice, none is padded.
+
+    Args:
+        extractor: images [B, 3, H, W] to features [B, D] in evaluation mode; its mode is restored.
+        transform: the evaluation transform.
+        flip: add the features of the mirrored images, as L2-normalised vectors.
+
+    Returns:
+        Features with float32 vectors [N, D] on the CPU.
+    """
+    share = np.array_split(np.arange(len(images)), ranks.world)[ranks.rank]
+    mode = extractor.training
+    extractor.eval()
+    bar = Bar(len(share), label, enabled=ranks.first)
+    parts = []
+    for rows in np.array_split(share, max(1, -(-len(share) // batch_size))):
+        if not len(rows):
+            continue
+        batch = images.__getitems__(rows)
+        pixels = transform(batch.images.to(ranks.device, non_blocking=True), None)
+        with precision.autocast(), for_evaluation():
+            vectors = extractor(pixels).float()
+            if flip:
+                vectors = F.normalize(vectors) + F.normalize(extractor(pixels.flip(3)).float())
+        parts.append(vectors.cpu())
+        bar.update(len(rows))
+    bar.close()
+    extractor.train(mode)
+    vectors = torch.cat(parts) if parts else torch.empty(0, 0)
+    split = images.split
+    return Features(
+        gather_rows(vectors, ranks),
+        torch.from_numpy(split.pids),
+        torch.from_numpy(split.cams),
+        list(split.paths),
+    )
+
+
+def gather_rows(rows: torch.Tensor, ranks: Ranks) -> torch.Tensor:
+    """Concatenate CPU tensors [n_r, D] of all ranks in rank order; ranks may hold different numbers of rows."""
+    if ranks.world == 1:
+        return rows
+    shapes: list[tuple[int, int]] = [(0, 0)] * ranks.world
+    dist.all_gather_object(shapes, tuple(rows.shape))
+    dim, most = max(d for _, d in shapes), max(n for n, _ in shapes)
+    padded = torch.zeros(most, dim, device=ranks.device)
+    padded[: len(rows)] = rows.to(ranks.device)
+    gathered = [torch.empty_like(padded) for _ in shapes]
+    dist.all_gather(gathered, padded)
+    return torch.cat([part[:n].cpu() for part, (n, _) in zip(gathered, shapes)])
+
+
+def extract_query_gallery(
+    cfg: CfgNode, extractor: nn.Module, target: Evaluation, ranks: Ranks
+) -> tuple[Features, Features]:
+    """Query and gallery features of a dataset, complete on every rank."""
+    precision = Precision(
+        "float32" if cfg.SOLVER.AMP == "float16" and ranks.device.type == "cpu" else cfg.SOLVER.AMP,
+        ranks.device,
+    )
+    options = {"batch_size": cfg.TEST.BATCH_SIZE, "flip": cfg.TEST.FLIP}
+    query = extract(extractor, target.query, target.plain, ranks, precision, label="query", **options)
+    gallery = extract(extractor, target.gallery, target.plain, ranks, precision, label="gallery", **options)
+    return query, gallery

@@ -1,0 +1,176 @@
+"""Nearest neighbours by chunked matrix products, and query expansion with them."""
+
+from __future__ import annotations
+
+import torch
+
+from crossreid.engine.evaluation.distances import blocks, pair_blocks
+from crossreid.engine.evaluation.rows import FeatureMatrix, duplicates
+from crossreid.engine.log import Bar
+from crossreid.engine.shares import ALONE, Shares
+
+
+def stable_topk(scores: torch.Tensor, k: int) -> torch.Tensor:
+    """Columns of the k largest entries of each row [q, k], rising; of equal entries the leftmost are chosen."""
+    values, columns = scores.topk(min(k + 1, scores.shape[1]))
+    if k < values.shape[1]:
+        for row in (values[:, k - 1] == values[:, k]).nonzero().flatten().tolist():  # a tie at the end
+            last = values[row, k - 1]
+            above = int((values[row] > last).sum())
+            columns[row, above:k] = (scores[row] == last).nonzero().flatten()[: k - above]
+    return columns[:, :k].sort(dim=1)[0]
+
+
+def largest(scores: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The k largest entries of each row, in falling order; of equal ones the leftmost first.
+
+    Args:
+        scores: [q, G], k <= G.
+
+    Returns:
+        Values and columns [q, k].
+    """
+    columns = stable_topk(scores, k)
+    values, order = scores.gather(1, columns).sort(dim=1, descending=True, stable=True)
+    return values, columns.gather(1, order)
+
+
+def expand(
+    queries: FeatureMatrix, gallery: FeatureMatrix, count: int, *, metric: str, chunk_mb: float = 256
+) -> FeatureMatrix:
+    """Average query expansion: each query becomes the mean of itself and its nearest gallery images.
+
+    Identities and cameras play no part. With the cosine metric, vectors of length 1 are averaged.
+
+    Args:
+        count: gallery images that join the query.
+
+    Returns:
+        The expanded queries [Q, D].
+
+    Source: Chum et al., ICCV 2007 (average query expansion).
+    """
+    count = min(count, len(gallery))
+    if not count:
+        return queries
+    expanded = []
+    for start, block in blocks(queries, gallery, metric=metric, chunk_mb=chunk_mb):
+        _, nearest = largest(block, count)
+        for rows, columns in zip(torch.arange(start, start + len(block)).split(256), nearest.split(256)):
+            others = gallery[columns.flatten()].view(*columns.shape, -1)  # [q, count, D]
+            expanded.append((queries[rows] + others.sum(1)) / (1 + count))
+    return FeatureMatrix(torch.cat(expanded), unit=queries.scale is not None, dtype=queries.dtype)
+
+
+def nearest_points(
+    points: FeatureMatrix,
+    count: int,
+    *,
+    chunk_mb: float = 256,
+    shares: Shares = ALONE,
+    corner: torch.Tensor | None = None,
+    progress: bool = False,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Each point's nearest points by Euclidean distance, itself first, and the distance of its farthest point.
+
+    Args:
+        points: N.
+        count: neighbours wanted, the point itself included; at most N.
+        shares: the ranks share the points; all get the whole result.
+        corner: [q, g], receives minus the squared distances of the first q to the last g points, q + g = N.
+
+    Returns:
+        Indices [N, count] int64 and squared distances [N], on the CPU.
+    """
+    copies, found = duplicates(points), _Nearest(points, count)
+    bar = Bar(len(points), "re-ranking, nearest neighbours", enabled=progress)
+    share = shares.rank, shares.world
+    for first, left, block in pair_blocks(points, copies, chunk_mb=chunk_mb, share=share):
+        own = torch.arange(len(block), device=block.device)
+        if corner is not None and first < len(corner):
+            part = corner[first : first + len(block)]
+            part.copy_(block[: len(part), -corner.shape[1] :])
+        found.see_farthest(slice(first, first + len(block)), block)
+        if not len(copies[0]):
+            found.see_farthest(slice(left, None), block.T)
+        block[own, first - left + own] = torch.inf  # an exact copy may not come before the point itself
+        if len(copies[0]):
+            found.add(slice(first, first + len(block)), block, 0)
+        else:
+            found.add(slice(first, first + len(block)), block[:, first - left :], first)
+            found.add_later(block[:, first - left + len(block) :], first)
+        bar.update(len(block))
+    bar.close()
+    return found.joined(shares)
+
+
+class _Nearest:
+    """The nearest points of each point among those seen so far, in the order of the points.
+
+    Args:
+        count: K, how many to keep.
+    """
+
+    def __init__(self, points: FeatureMatrix, count: int) -> None:
+        size, dtype, device = (len(points), count), points.dtype, points.device
+        self.scores = torch.full(size, -torch.inf, dtype=dtype, device=device)  # minus the squared distance
+        self.index = torch.zeros(size, dtype=torch.int64, device=device)
+        self.farthest = torch.zeros(len(points), dtype=dtype, device=device)
+        self.columns = points.tile_columns
+
+    def see_farthest(self, rows: slice, block: torch.Tensor) -> None:
+        part = self.farthest[rows]
+        torch.maximum(part, block.amin(1).neg_(), out=part)
+
+    def add(self, rows: slice | torch.Tensor, block: torch.Tensor, first: int) -> None:
+        """Let some points see points that come after all that they have seen: scores [r, c], the first's number."""
+        width = min(self.index.shape[1], block.shape[1])
+        columns = stable_topk(block, width)
+        scores = torch.cat([self.scores[rows], block.gather(1, columns)], dim=1)
+        index = torch.cat([self.index[rows], columns + first], dim=1)
+        kept = stable_topk(scores, self.index.shape[1])  # of equal scores the first point's
+        self.scores[rows], self.index[rows] = scores.gather(1, kept), index.gather(1, kept)
+
+    def add_later(self, block: torch.Tensor, first: int) -> None:
+        """Let the points after a block's rows see those rows: scores [r, c] of the last c points."""
+        start = len(self.index) - block.shape[1]
+        for left in range(0, block.shape[1], self.columns):
+            part = block[:, left : left + self.columns]
+            rows = slice(start + left, start + left + part.shape[1])
+            nearer = (part.amax(0) > self.scores[rows].amin(1)).nonzero().flatten()
+            if len(nearer):
+                self.add(rows.start + nearer, part[:, nearer].T.contiguous(), first)
+
+    def joined(self, shares: Shares) -> tuple[torch.Tensor, torch.Tensor]:
+        """What all ranks have seen together; points [N, K], the nearest first, and squared distances [N]."""
+        scores, index = shares.stack(self.scores), shares.stack(self.index)  # [ranks, N, K]
+        scores, index = (x.movedim(0, 1).flatten(1) for x in (scores, index))
+        index, order = index.sort(dim=1, stable=True)
+        nearest = largest(scores.gather(1, order), self.index.shape[1])[1]
+        farthest = shares.stack(self.farthest).amax(0)
+        return index.gather(1, nearest).cpu(), farthest.clamp_min(0).double().cpu()
+
+
+def squared_distances(
+    points: FeatureMatrix, one: torch.Tensor, other: torch.Tensor, *, progress: bool = False
+) -> torch.Tensor:
+    """Squared Euclidean distances of chosen pairs of points, by subtraction.
+
+    Args:
+        one, other: [P] indices.
+
+    Returns:
+        [P] on the CPU.
+    """
+    size = (
+        256 if points.device.type == "cpu" else 65536
+    )  # pairs at a time; on the CPU they fit into the cache
+    bar = Bar(len(one), "re-ranking, distances of neighbours", enabled=progress)
+    result = torch.empty(len(one), dtype=points.dtype)
+    for left in range(0, len(one), size):
+        pairs = slice(left, left + size)
+        own, repeats = one[pairs].unique_consecutive(return_inverse=True)
+        result[pairs] = (points[own][repeats] - points[other[pairs]]).square().sum(1).cpu()
+        bar.update(size)
+    bar.close()
+    return result

@@ -1,0 +1,178 @@
+"""Results for people and files: the table, ``metrics.json``, and features kept to be scored again."""
+
+from __future__ import annotations
+
+import json
+import math
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from crossreid.engine.errors import InputError
+from crossreid.engine.evaluation.rerank import evaluate_reranked
+from crossreid.engine.evaluation.retrieval import CameraPairs, Features, Retrieval, evaluate
+
+PARTS = ("query", "gallery")
+
+
+def score(
+    query: Features,
+    gallery: Features,
+    *,
+    rerank: Mapping[str, Any] | None = None,
+    metric: str = "cosine",
+    aqe: int = 0,
+    **options: Any,
+) -> dict[str, Retrieval]:
+    """Score features, fresh or saved, as they are and, if asked for, re-ranked.
+
+    Args:
+        rerank: k1, k2, lambda_value, ... of ``evaluate_reranked``; None: no re-ranking.
+        metric, aqe: of the plain scores; re-ranking normalises the features if the metric is ``cosine``.
+        options: of both evaluations.
+
+    Returns:
+        Results under ``plain`` and ``re-ranked``.
+    """
+    results = {"plain": evaluate(query, gallery, metric=metric, aqe=aqe, **options)}
+    if rerank is not None:
+        normalize = metric == "cosine"
+        results["re-ranked"] = evaluate_reranked(query, gallery, normalize=normalize, **{**rerank, **options})
+    return results
+
+
+def table(results: Mapping[str, Retrieval], title: str = "") -> str:
+    """One line a result, in percent; the last line names the average precision and the skipped queries."""
+    some = next(iter(results.values()))
+    width = max(12, len(title), *map(len, results)) + 2
+    header = f"{title:<{width}}{'mAP':>8}" + "".join(f"{f'Rank-{r}':>9}" for r in some.ranks) + f"{'mINP':>8}"
+    lines = [header, "-" * len(header)]
+    for name, result in results.items():
+        numbers = [f"{_percent(result.mAP):>8}", *(f"{_percent(float(c)):>9}" for c in result.cmc)]
+        lines.append(f"{name:<{width}}{''.join(numbers)}{_percent(result.mINP):>8}")
+    queries = len(some.per_query_ap)
+    lines.append(
+        f"in percent; {some.ap} average precision; {queries - some.skipped} of {queries} queries have a match"
+    )
+    for name, result in results.items():
+        if result.roc is not None:
+            points = ", ".join(f"{_percent(true)} at {false:g}" for false, true in result.roc.items())
+            lines.append(f"{name}: true positive rate at a false positive rate: {points}")
+    return "\n".join(lines)
+
+
+def camera_table(pairs: CameraPairs, ap: str) -> str:
+    """Query cameras down, gallery cameras across: mAP / Rank-1 in percent and, below, the number of queries."""
+    width = 15
+    lines = [
+        "query \\ gallery".ljust(17) + "".join(f"{f'camera {int(c)}':>{width}}" for c in pairs.gallery_cams)
+    ]
+    for row, camera in enumerate(pairs.query_cams.tolist()):
+        cells = zip(pairs.mAP[row].tolist(), pairs.rank1[row].tolist(), pairs.queries[row].tolist())
+        scores = [f"{_percent(m)} / {_percent(r)}" if n else "-" for m, r, n in cells]
+        lines.append(f"{f'camera {camera}':<17}" + "".join(f"{s:>{width}}" for s in scores))
+        lines.append(" " * 17 + "".join(f"{f'({int(n)})' if n else '':>{width}}" for n in pairs.queries[row]))
+    return "\n".join([*lines, f"mAP / Rank-1 in percent (queries with a match); {ap} average precision"])
+
+
+def _percent(value: float) -> str:
+    return "-" if math.isnan(value) else f"{100 * value:.1f}"
+
+
+def as_dict(result: Retrieval) -> dict[str, Any]:
+    """A result as plain numbers; what is undefined becomes None."""
+    values: dict[str, Any] = {
+        "ap": result.ap,
+        "mAP": _number(result.mAP),
+        "mINP": _number(result.mINP),
+        "cmc": {str(rank): _number(float(value)) for rank, value in zip(result.ranks, result.cmc)},
+        "queries": len(result.per_query_ap),
+        "skipped": result.skipped,
+    }
+    if result.roc is not None:
+        values["roc"] = {f"{false:g}": _number(true) for false, true in result.roc.items()}
+    if result.camera_pairs is not None:
+        pairs = result.camera_pairs
+        values["camera_pairs"] = {
+            "query_cams": pairs.query_cams.tolist(),
+            "gallery_cams": pairs.gallery_cams.tolist(),
+            "mAP": [list(map(_number, row)) for row in pairs.mAP.tolist()],
+            "rank1": [list(map(_number, row)) for row in pairs.rank1.tolist()],
+            "queries": pairs.queries.tolist(),
+        }
+    return values
+
+
+def _number(value: float) -> float | None:
+    return None if math.isnan(value) else value
+
+
+def write_metrics(path: Path, run: str, results: Mapping[str, Retrieval], **more: Any) -> None:
+    """Add a run's results to a JSON file, whole or not at all; other runs in it stay.
+
+    Args:
+        run: the entry's name; an earlier entry of this name is replaced.
+        more: what else the entry shall say (dataset, checkpoint, ...), as JSON values.
+
+    Raises:
+        InputError: the file is there, but is not one of ours.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        content = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    except ValueError:
+        content = None
+    if not isinstance(content, dict):
+        raise InputError(f"{path} is not a metrics file of this program: move it away")
+    content[run] = {**more, "results": {name: as_dict(result) for name, result in results.items()}}
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    partial.replace(path)
+
+
+def save_features(folder: Path, run: str, query: Features, gallery: Features) -> tuple[Path, Path]:
+    """Write ``<run>-query.npz`` and ``<run>-gallery.npz`` (vectors, pids, cams, paths), each whole or not at all."""
+    folder.mkdir(parents=True, exist_ok=True)
+    files = []
+    for name, features in zip(PARTS, (query, gallery)):
+        vectors = features.vectors.detach().cpu()
+        partial = folder / f".{run}-{name}.partial.npz"
+        np.savez(
+            partial,
+            vectors=(vectors.float() if vectors.dtype == torch.bfloat16 else vectors).numpy(),
+            pids=features.pids.cpu().numpy(),
+            cams=features.cams.cpu().numpy(),
+            paths=np.array(features.paths or [], dtype=np.str_),
+        )
+        files.append(partial.replace(folder / f"{run}-{name}.npz"))
+    return files[0], files[1]
+
+
+def load_features(folder: Path, run: str) -> tuple[Features, Features]:
+    """Read what ``save_features`` wrote; nothing in the files is executed.
+
+    Raises:
+        InputError: a file is missing, or is not one of features.
+    """
+    query, gallery = (_load(folder / f"{run}-{name}.npz") for name in PARTS)
+    return query, gallery
+
+
+def _load(path: Path) -> Features:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in ("vectors", "pids", "cams", "paths")}
+        for name, kinds, dimensions in (("vectors", "f", 2), ("pids", "iu", 1), ("cams", "iu", 1)):
+            if arrays[name].dtype.kind not in kinds or arrays[name].ndim != dimensions:
+                raise ValueError(f"{name} are {arrays[name].dtype} of shape {arrays[name].shape}")
+    except FileNotFoundError:
+        raise InputError(f"no features at {path}: extract them first with --features-only") from None
+    except (KeyError, OSError, ValueError, EOFError, TypeError, zipfile.BadZipFile) as error:
+        raise InputError(f"{path} holds no features (vectors, pids, cams, paths): {error}") from None
+    paths = arrays.pop("paths").tolist()
+    vectors, pids, cams = (torch.from_numpy(arrays[name]) for name in ("vectors", "pids", "cams"))
+    return Features(vectors, pids, cams, paths or None)

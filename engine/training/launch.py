@@ -1,0 +1,130 @@
+"""From the command line to running ranks: checks everything first, then starts one process a device."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+from yacs.config import CfgNode
+
+from crossreid import configs
+from crossreid.engine.distributed import Nodes, connect, disconnect, parse_devices, read_nodes
+from crossreid.engine.errors import USER_ERRORS, InputError, fail, guarded
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """The training command; bad input ends in one line and exit code 2, a signal in 128 + its number."""
+    guarded(lambda: _main(arguments))
+
+
+def _main(arguments: list[str] | None) -> None:
+    parser = argparse.ArgumentParser(
+        prog="train.py", description="Train a cross-domain re-identification model."
+    )
+    parser.add_argument("--devices", default="cpu", help="GPU ids like 0,1, or cpu, or cpu:2 (two processes)")
+    parser.add_argument("config", help="YAML file, for example configs/demo.yml")
+    parser.add_argument("overrides", nargs=argparse.REMAINDER, help="KEY VALUE pairs")
+    options = parser.parse_args(arguments)
+    cfg = configs.load(options.config, options.overrides)
+    devices, nodes = parse_devices(options.devices), read_nodes(os.environ)
+    _check_batch(cfg, len(devices) * nodes.count)
+    if len(devices) * nodes.count == 1:
+        raise SystemExit(_rank(cfg, options.devices))
+    raise SystemExit(_launch(cfg, options.devices, len(devices), nodes))
+
+
+def _check_batch(cfg: CfgNode, world: int) -> None:
+    from crossreid.engine.data import stream_batch
+
+    stream_batch(cfg, len(cfg.DATASETS.SOURCES) + bool(cfg.DATASETS.ADAPT), world)
+
+
+def _rank(cfg: CfgNode, devices: str) -> int:
+    """Train on this rank; the exit code."""
+    from crossreid.engine.training.handlers import Stopped
+    from crossreid.engine.training.trainer import run
+
+    try:
+        run(cfg, connect(parse_devices(devices)))
+    except Stopped as stop:
+        if int(os.environ.get("RANK", 0)) == 0:
+            print(f"stopped by signal {stop.signum}; continue with RESUME auto", flush=True)  # noqa: T201
+        return 128 + stop.signum
+    finally:
+        disconnect()
+    return 0
+
+
+def _worker(config: str, devices: str, folder: str) -> None:
+    """One of several ranks: a user's error goes to a file, so that the parent tells it once."""
+    threading.Thread(target=_die_with, args=(os.getppid(),), daemon=True).start()
+    cfg = CfgNode.load_cfg(config)
+    cfg.freeze()
+    try:
+        code = _rank(cfg, devices)
+    except USER_ERRORS as error:
+        Path(folder, os.environ["RANK"]).write_text(str(error), encoding="utf-8")
+        code = 2
+    if code:
+        sys.stdout.flush()
+        os._exit(code)
+
+
+def _die_with(parent: int) -> None:
+    """End this rank when its parent was killed: it must not go on writing checkpoints beside a resumed run."""
+    while os.getppid() == parent:
+        time.sleep(0.2)
+    os._exit(1)
+
+
+def _launch(cfg: CfgNode, devices: str, processes: int, nodes: Nodes) -> int:
+    """Start this machine's ranks under torch's elastic agent and wait for them; the exit code.
+
+    Several machines number their ranks by ``NODE_RANK`` (torch's static rendezvous), so that the first rank, which
+    writes logs and checkpoints, is always on machine 0.
+    """
+    from torch.distributed import DistError
+    from torch.distributed.elastic.multiprocessing.api import DefaultLogsSpecs, SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.elastic.rendezvous import RendezvousError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # errors are told once, below
+    with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryDirectory() as scratch:
+        launch = LaunchConfig(
+            min_nodes=nodes.count,
+            max_nodes=nodes.count,
+            nproc_per_node=processes,
+            rdzv_backend="static" if nodes.endpoint else "c10d",
+            rdzv_endpoint=nodes.endpoint or "localhost:0",
+            rdzv_configs={"rank": nodes.rank, "timeout": 900},  # seconds that machines wait for each other
+            run_id=cfg.NAME,
+            max_restarts=0,
+            monitor_interval=0.2,
+            logs_specs=DefaultLogsSpecs(log_dir=scratch),  # torch would leave a folder behind
+        )
+        try:
+            elastic_launch(launch, _worker)(cfg.dump(), devices, folder)
+        except SignalException as error:
+            return 128 + int(error.sigval)
+        except (RendezvousError, DistError) as error:
+            fail(
+                InputError(
+                    f"RDZV_ENDPOINT {nodes.endpoint}: the {nodes.count} machines did not meet ({error})"
+                )
+            )
+        except ChildFailedError as error:
+            messages = {file.read_text(encoding="utf-8") for file in sorted(Path(folder).iterdir())}
+            if messages:
+                fail(InputError("; ".join(sorted(messages))))
+            codes = {failure.exitcode for failure in error.failures.values()}
+            if codes & {130, 143}:
+                return max(codes & {130, 143})
+            raise
+    return 0

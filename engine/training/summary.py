@@ -1,0 +1,77 @@
+"""What a run says of itself on the screen before it starts and when it is done."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from yacs.config import CfgNode
+
+from crossreid.engine.data import Data, Evaluation
+from crossreid.engine.distributed import Ranks
+from crossreid.engine.log import LOGGER
+from crossreid.engine.method import Method
+from crossreid.engine.training.target import TargetEvaluation
+
+
+def introduce(
+    cfg: CfgNode, ranks: Ranks, data: Data, target: Evaluation, resume: Path | None, done: int
+) -> None:
+    """Say what is about to run."""
+    device = (
+        torch.cuda.get_device_name(ranks.device)
+        if ranks.device.type == "cuda"
+        else f"CPU, {torch.get_num_threads()} threads"
+    )
+    LOGGER.info(
+        "run %s: METHOD %s, %d process(es) on %s, torch %s",
+        cfg.NAME,
+        cfg.METHOD,
+        ranks.world,
+        device,
+        torch.__version__,
+    )
+    for name, domain in data.domains.items():
+        known = f"{domain.num_identities} identities, " if domain.num_identities else "identities hidden, "
+        LOGGER.info(
+            "%s: %s, %d images, %s%d cameras",
+            name,
+            domain.images.split.name,
+            len(domain.images),
+            known,
+            domain.num_cameras,
+        )
+    LOGGER.info(
+        "evaluated on %s: %d query, %d gallery images", target.name, len(target.query), len(target.gallery)
+    )
+    share = data.batch_size // ranks.world
+    LOGGER.info(
+        "batch %d: %d images a domain, %d a domain on each process, and batch norm sees %d at once%s",
+        cfg.DATALOADER.BATCH_SIZE, data.batch_size, share, share * len(data.domains),
+        " (synchronised)" if cfg.MODEL.SYNC_BN and ranks.world > 1 else "",
+    )  # fmt: skip
+    if resume:
+        LOGGER.info("resuming %s after %d steps (%.2f epochs)", resume, done, done / len(data.streams))
+    elif cfg.RESUME == "auto":
+        LOGGER.info("RESUME auto: no checkpoint yet, starting anew")
+
+
+def evaluation_title(cfg: CfgNode, method: Method, epoch: int) -> str:
+    """What to call the evaluation after an epoch; empty where none is due."""
+    if epoch in method.milestones:
+        return method.milestones[epoch]
+    if epoch == cfg.SOLVER.EPOCHS:
+        return "final"
+    return "training" if cfg.TEST.PERIOD and epoch % cfg.TEST.PERIOD == 0 else ""
+
+
+def conclude(evaluation: TargetEvaluation, logs: Path, saved: Path) -> None:
+    """The table of the run and where everything lies."""
+    picture = logs / "ranklist.png"
+    LOGGER.info("results\n\n%s\n", evaluation.table())
+    LOGGER.info("logs %s/ (train.log, metrics.jsonl, config.yml, tensorboard)", logs)
+    written = [str(path) for path in (saved / "last.pt", saved / "best.pt") if path.is_file()]
+    if written:
+        LOGGER.info("checkpoints %s", " and ".join(written))
+    if evaluation.draw(picture):
+        LOGGER.info("rank list %s (query blue, right green, wrong red)", picture)

@@ -1,0 +1,143 @@
+"""The evaluation command: a trained checkpoint, a foreign one, saved features, and bad input."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from crossreid import configs
+from crossreid.engine.evaluate import load_extractor, main
+from crossreid.modeling.weights import read_checkpoint
+from tests.tiny import overrides, train
+
+NAME = "synthetic-winter"
+
+
+@pytest.fixture(scope="module")
+def trained(domains: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("scored")
+    train(
+        "configs/demo.yml", overrides(domains, out, "CAMERA_AWARE.SOURCE_EPOCHS", "0", "SOLVER.EPOCHS", "1")
+    )
+    return out
+
+
+def test_a_checkpoint_scores_as_in_training(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(
+        [
+            "cpu",
+            str(trained / "checkpoints/demo/last.pt"),
+            "--rerank",
+            "TEST.CAMERA_PAIRS",
+            "true",
+            "TEST.ROC",
+            "true",
+        ]
+    )
+    told = capsys.readouterr().out
+    assert "re-ranked" in told
+    assert "rectangular average precision" in told
+    assert "camera 1" in told
+    folder = trained / "features" / NAME
+    entry = json.loads((folder / "metrics.json").read_text())["demo-last"]
+    history = read_checkpoint(trained / "checkpoints/demo/last.pt")["progress"]["history"]
+    assert entry["results"]["plain"]["mAP"] == pytest.approx(history[-1]["mAP"], abs=1e-6)
+    assert set(entry["results"]) == {"plain", "re-ranked"}
+    with np.load(folder / "demo-last-gallery.npz") as file:
+        assert set(file.files) == {"vectors", "pids", "cams", "paths"}
+        assert file["vectors"].shape == (len(file["pids"]), 256)
+
+    main(["cpu", str(folder / "demo-last-query.npz"), "--ap", "trapezoidal"])  # no model, no images
+    assert "trapezoidal average precision" in capsys.readouterr().out
+    again = json.loads((folder / "metrics.json").read_text())["demo-last"]["results"]["plain"]
+    assert again["mAP"] < entry["results"]["plain"]["mAP"]
+    assert again["cmc"] == entry["results"]["plain"]["cmc"]
+
+
+def test_saved_features_are_scored_as_they_were_made(
+    trained: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(["cpu", str(trained / "checkpoints/demo/last.pt"), "TEST.AP", "trapezoidal", "TEST.RANKS", "[3]"])
+    first = capsys.readouterr().out
+    saved = trained / "features" / NAME / "demo-last-query.npz"
+    main(["cpu", str(saved)])
+    again = capsys.readouterr().out
+    assert again.splitlines()[-5:] == first.splitlines()[-5:]
+    assert "Rank-3" in again
+
+    saved.with_name("demo-last-config.yml").write_bytes(b"\xff: [")
+    with pytest.raises(SystemExit):
+        main(["cpu", str(saved)])
+    assert "demo-last-config.yml's config is damaged" in capsys.readouterr().err
+    saved.with_name("demo-last-config.yml").unlink()
+    main(["cpu", str(saved)])  # the defaults
+    assert "rectangular" in capsys.readouterr().out
+
+
+def test_another_dataset_flip_and_features_only(trained: Path) -> None:
+    arguments = [
+        "cpu",
+        str(trained / "checkpoints/demo/last.pt"),
+        "--dataset",
+        "synthetic:summer",
+        "--features-only",
+    ]
+    main(arguments)
+    folder = trained / "features" / "synthetic-summer"
+    with np.load(folder / "demo-last-query.npz") as file:
+        plain = file["vectors"]
+    assert not (folder / "metrics.json").exists()
+    main([*arguments, "--flip"])
+    with np.load(folder / "demo-last-query.npz") as file:
+        assert np.abs(file["vectors"] - plain).max() > 1e-3
+
+
+def test_checkpoints_of_others(domains: Path, trained: Path, tmp_path: Path) -> None:
+    """A bare state_dict with ``module.`` and a classifier of another size, read with --config."""
+    weights = read_checkpoint(trained / "checkpoints/demo/last.pt")["model"]
+    foreign = {f"module.{k}": v for k, v in weights.items()} | {
+        "module.classifier.weight": torch.zeros(99, 256)
+    }
+    torch.save(foreign, tmp_path / "theirs.pth")
+    with pytest.raises(SystemExit):
+        main(["cpu", str(tmp_path / "theirs.pth")])
+    cfg, extractor = load_extractor(tmp_path / "theirs.pth", "configs/demo.yml", [])
+    assert cfg.METHOD == "camera_aware"
+    assert torch.equal(extractor.neck.running_mean, weights["neck.running_mean"])
+
+
+def test_a_config_of_another_version(trained: Path) -> None:
+    text = read_checkpoint(trained / "checkpoints/demo/last.pt")["config"] + "OLD_KEY: 3\n"
+    cfg, unknown = configs.restore(text, ["TEST.FLIP", "true"])
+    assert unknown == ["OLD_KEY"]
+    assert cfg.TEST.FLIP
+    assert cfg.INPUT.SIZE == [32, 16]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["cpu", "nowhere.pt"], ["nowhere.pt"]),
+        (["cpu:2", "LAST"], ["one device"]),
+        (["cpu", "LAST", "--dataset", "duke"], ["duke", "bounding_box_test"]),
+        (["cpu", "LAST", "--ap", "round"], ["TEST.AP", "rectangular"]),
+        (["cpu", "LAST", "MODEL.BACKBONE", "resnet18"], ["another architecture", "backbone.conv1.weight"]),
+        (["cpu", "nothing-query.npz"], ["nothing-query.npz", "--features-only"]),
+        (["cpu", "LAST", "TEST.FLIP"], ["KEY VALUE"]),
+    ],
+)
+def test_bad_input(
+    trained: Path, arguments: list[str], words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    last = str(trained / "checkpoints/demo/last.pt")
+    with pytest.raises(SystemExit) as caught:
+        main([last if a == "LAST" else a for a in arguments])
+    assert caught.value.code == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    for word in words:
+        assert word in error
