@@ -14,6 +14,17 @@ FOLDERS = (
 )  # of the checkout; inside crossreid in a wheel
 
 
+EXTRAS = {  # what only some users need; a command that lacks one says so in a line
+    "export": ["onnx>=1.16", "onnxscript>=0.2", "onnxruntime>=1.18"],
+    "report": ["jinja2>=3.1", "matplotlib>=3.8"],
+    "serve": ["fastapi>=0.110", "uvicorn>=0.29", "python-multipart>=0.0.9"],
+    "timm": ["timm>=1.0"],
+    "sweep": ["optuna>=4"],
+    "faiss": ["faiss-cpu>=1.8"],
+    "track": ["wandb>=0.17", "mlflow>=2.12"],
+}
+
+
 def requirements(name: str) -> list[str]:
     return [line for line in (ROOT / name).read_text().splitlines() if line and line[0] != "#"]
 
@@ -36,5 +47,5 @@ setup(
     package_data={"crossreid.configs": ["*.yml", "*/*.yml"]},
     entry_points={"console_scripts": ["crossreid = crossreid.engine.commands:main"]},
     install_requires=requirements("requirements.txt"),
-    extras_require={"dev": requirements("requirements-dev.txt"), "export": ["onnx>=1.16"]},
+    extras_require={"dev": requirements("requirements-dev.txt"), **EXTRAS},
 )

@@ -98,7 +98,7 @@ def test_an_error_arrives_in_one_line(tmp_path: Path, workers: int, prefetch: in
     until = time.monotonic() + 10  # a queue of the workers' loader ends its thread a moment later
     while threading.active_count() > before and time.monotonic() < until:
         time.sleep(0.01)
-    assert threading.active_count() == before
+    assert threading.active_count() <= before
 
 
 def test_any_exception_arrives(folder: Path) -> None:
@@ -120,14 +120,14 @@ def test_thread_stops(folder: Path) -> None:
     next(streams)
     assert threading.active_count() == before + 1
     streams.close()
-    assert threading.active_count() == before
+    assert threading.active_count() <= before
     forgotten = Streams({"a": (dataset(folder, 8), ShuffledSampler(8, 4))})
     next(forgotten)
     del forgotten
     deadline = time.monotonic() + 5
     while threading.active_count() > before and time.monotonic() < deadline:
         time.sleep(0.02)
-    assert threading.active_count() == before
+    assert threading.active_count() <= before
 
 
 def test_replaced_sampler_counts_from_the_next_batch(folder: Path) -> None:
