@@ -14,6 +14,8 @@ from crossreid.configs.checks import check
 from crossreid.configs.defaults import _C
 from crossreid.configs.errors import ConfigError
 from crossreid.configs.flat import is_flat, translate
+from crossreid.configs.methods import method_config, method_names
+from crossreid.configs.schema import Section
 
 
 def load(path: str | Path | None, overrides: list[str] | None = None) -> CfgNode:
@@ -30,18 +32,38 @@ def load(path: str | Path | None, overrides: list[str] | None = None) -> CfgNode
         ConfigError: a missing or unreadable file, an unknown key (the nearest known one is named), a value of
             another type or out of range, or keys that contradict each other.
     """
-    cfg = _C.clone()
-    if path is not None:
-        values = _read(Path(path))
-        _merge(cfg, translate(values) if is_flat(values) else values, str(path))
-        if not cfg.NAME:
-            cfg.NAME = _run_name(Path(path))
-    for key, value in _pairs(overrides or []):
+    values = _read(Path(path)) if path is not None else {}
+    values = translate(values) if is_flat(values) else values
+    pairs = _pairs(overrides or [])
+    schema = schema_of(_method(values, pairs))
+    cfg = schema.tree()
+    _merge(cfg, values, str(path))
+    if path is not None and not cfg.NAME:
+        cfg.NAME = _run_name(Path(path))
+    for key, value in pairs:
         _merge(cfg, _nested(key, value), "the command line")
     if not cfg.NAME:
         cfg.NAME = "run"
-    _finish(cfg)
+    _finish(cfg, schema)
     return cfg
+
+
+def schema_of(method: str) -> Section:
+    """All keys: the general ones, a section for each method of the tree, and the section of a method from outside."""
+    schema = Section()
+    for name, value in _C.items.items():
+        setattr(schema, name, value)
+    for name in dict.fromkeys((*method_names(), method)):
+        module = method_config(name)
+        if hasattr(module, "SECTION"):
+            setattr(schema, module.SECTION, module.KEYS)
+    return schema
+
+
+def _method(values: dict[str, Any], pairs: list[tuple[str, Any]]) -> str:
+    """The method that a YAML and overrides name, before anything else of them is read."""
+    named = [value for key, value in pairs if key == "METHOD"] or [values.get("METHOD", _C.METHOD.default)]
+    return str(named[-1])
 
 
 def restore(
@@ -56,11 +78,14 @@ def restore(
     Returns:
         The frozen tree, and the keys of the text that this version does not know (left out).
     """
-    cfg, unknown = _C.clone(), []
+    unknown: list[str] = []
+    pairs = _pairs(overrides or [])
     try:
         saved = CfgNode.load_cfg(text)
     except (yaml.YAMLError, ValueError, AttributeError, AssertionError) as error:
         raise ConfigError(f"{origin}'s config is damaged: {' '.join(str(error).split())[:120]}") from None
+    schema = schema_of(_method(saved, pairs))
+    cfg = schema.tree()
     for key in known_keys(saved):
         node: Any = saved
         for part in key.split("."):
@@ -69,15 +94,15 @@ def restore(
             _merge(cfg, _nested(key, node), origin)
         except ConfigError:
             unknown.append(key)
-    for key, value in _pairs(overrides or []):
+    for key, value in pairs:
         _merge(cfg, _nested(key, value), "the command line")
-    _finish(cfg)
+    _finish(cfg, schema)
     return cfg, unknown
 
 
-def _finish(cfg: CfgNode) -> None:
+def _finish(cfg: CfgNode, schema: Section) -> None:
     cfg.OUTPUT_DIR = os.path.expanduser(cfg.OUTPUT_DIR)  # noqa: PTH111 - pathlib raises where ~name is nobody's
-    check(cfg)
+    check(cfg, schema.keys())
     cfg.freeze()
 
 
@@ -124,21 +149,23 @@ def known_keys(node: CfgNode, prefix: str = "") -> list[str]:
     return keys
 
 
-def _merge(node: CfgNode, values: dict[str, Any], origin: str, prefix: str = "") -> None:
+def _merge(
+    node: CfgNode, values: dict[str, Any], origin: str, prefix: str = "", root: CfgNode | None = None
+) -> None:
+    root = node if root is None else root
     for name, value in values.items():
         key = f"{prefix}{name}"
         if name not in node:
-            raise ConfigError(f"unknown key {key} in {origin}{_nearest(key)}")
+            raise ConfigError(f"unknown key {key} in {origin}{_nearest(key, known_keys(root))}")
         if isinstance(node[name], CfgNode):
             if not isinstance(value, dict):
                 raise ConfigError(f"{key} in {origin} is a section, it cannot be {value!r}")
-            _merge(node[name], value, origin, f"{key}.")
+            _merge(node[name], value, origin, f"{key}.", root)
         else:
             node[name] = _cast(key, value, node[name], origin)
 
 
-def _nearest(key: str) -> str:
-    keys = known_keys(_C)
+def _nearest(key: str, keys: list[str]) -> str:
     last = {k.rsplit(".", 1)[-1]: k for k in keys}
     near = difflib.get_close_matches(key, keys, n=1, cutoff=0.7)
     if not near:

@@ -1,14 +1,16 @@
 """The configuration refuses what it does not understand, in one line that helps."""
 
+import re
 from pathlib import Path
 
 import pytest
 import yaml
 
-from crossreid.configs import ConfigError, load
+from crossreid.configs import ConfigError, load, method_names, restore
 from crossreid.configs.defaults import _C
 from crossreid.configs.flat import TABLE
-from crossreid.configs.loading import known_keys
+from crossreid.configs.loading import known_keys, schema_of
+from crossreid.configs.methods import method_config
 
 TEMPLATES = sorted(Path("configs").glob("**/*.yml"))
 
@@ -69,8 +71,8 @@ def test_overrides_win_over_yaml_and_numbers_convert(tmp_path: Path) -> None:
     assert cfg.SOLVER.EPOCHS == 7
     assert cfg.TEST.RANKS == [1, 20]
     assert cfg.DATASETS.SOURCES == ["duke"]
-    assert cfg.SOLVER.NEW_LR == _C.SOLVER.NEW_LR
-    assert _C.SOLVER.EPOCHS == 70  # the defaults stay as they are
+    assert _C.SOLVER.NEW_LR.default == cfg.SOLVER.NEW_LR
+    assert load(None).SOLVER.EPOCHS == 70  # the defaults stay as they are
 
 
 @pytest.mark.parametrize(
@@ -180,11 +182,59 @@ def test_flat_mistakes_are_named(tmp_path: Path, text: str, words: list[str]) ->
         assert word in str(caught.value)
 
 
-def test_every_key_has_a_comment_and_is_read_by_code() -> None:
-    lines = Path("configs/defaults.py").read_text().splitlines()
-    files = list(Path().glob("*.py")) + [p for d in ("engine", "tools") for p in Path(d).glob("**/*.py")]
-    code = "\n".join(p.read_text() for p in files)
-    for key in known_keys(_C):
-        line = next(x for x in lines if x.startswith(f"_C.{key} ="))
-        assert "#" in line, f"{key} has no comment"
+def declarations() -> dict[str, str]:
+    """The declaration of each key with its comment, as written."""
+    found = {}
+    for module in ("defaults", *method_names()):
+        section = "" if module == "defaults" else method_config(module).SECTION + "."
+        text = Path(f"configs/{module}.py").read_text().partition("\n\ndef ")[0]
+        for part in re.split(r"^(?:_C|KEYS)\.", text, flags=re.MULTILINE)[1:]:
+            name, _, declaration = part.partition(" = ")
+            found[section + name] = declaration
+    return found
+
+
+def test_every_key_has_a_comment_or_speaking_choices_and_is_read_by_code() -> None:
+    code = "\n".join(path.read_text() for path in Path("engine").glob("**/*.py"))
+    told = declarations()
+    for key in known_keys(load(None)):
+        assert "#" in told[key] or told[key].startswith("choice("), f"{key} has no comment"
         assert f".{key.rpartition('.')[2]}" in code, f"{key} is read nowhere"
+
+
+def test_a_default_out_of_its_own_bounds_would_be_found() -> None:
+    for name, key in schema_of("camera_aware").keys().items():
+        key.check(name, key.default)
+
+
+METHOD = """
+from crossreid.configs.schema import Section, number
+SECTION = "MINE"
+KEYS = Section()
+KEYS.WEIGHT = number(0.5, 0, 1)  # of the loss
+def build(cfg, data): ...
+def build_extractor(cfg): ...
+"""
+
+
+def test_a_method_from_outside_the_tree_brings_its_keys(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "pack").mkdir()
+    (tmp_path / "pack" / "__init__.py").write_text("")
+    (tmp_path / "pack" / "inner.py").write_text(METHOD)
+    cfg = load(None, ["METHOD", "pack.inner", "MINE.WEIGHT", "1"])
+    assert cfg.MINE.WEIGHT == 1.0
+    assert restore(cfg.dump(), ["MINE.WEIGHT", "0.25"])[0].MINE.WEIGHT == 0.25
+    with pytest.raises(ConfigError, match=r"MINE\.WEIGHT is 2.0, allowed is 0 to 1"):
+        load(None, ["METHOD", "pack.inner", "MINE.WEIGHT", "2"])
+    with pytest.raises(ConfigError, match="unknown key MINE"):
+        load(None, ["MINE.WEIGHT", "1"])
+    with pytest.raises(
+        ConfigError, match="finds no module packet; add the folder that holds it to PYTHONPATH"
+    ):
+        load(None, ["METHOD", "packet.inner"])
+    (tmp_path / "pack" / "empty.py").write_text("")
+    with pytest.raises(ConfigError, match=r"empty\.py lacks build and build_extractor"):
+        load(None, ["METHOD", "pack.empty"])

@@ -1,0 +1,73 @@
+"""Keys of METHOD central_feature: patch features in two stages, after PAUL (Yang et al., CVPR 2019)."""
+
+from __future__ import annotations
+
+from yacs.config import CfgNode
+
+from crossreid.configs.errors import ConfigError
+from crossreid.configs.schema import Section, choice, number, numbers
+from crossreid.configs.shared_checks import one_source
+
+SECTION = "CENTRAL_FEATURE"
+KEYS = Section()
+KEYS.STAGE = choice(
+    "pretrain", "unsupervised"
+)  # pretrain: one source | unsupervised: target, from MODEL.WEIGHTS
+KEYS.PATCHES = number(6, 1, 64)  # windows an image; must divide the height of the feature map
+KEYS.PATCH_DIM = number(256, 1, 1e5)  # dimension of a patch's feature
+KEYS.EMBED_DIM = number(128, 1, 1e5)  # pretrain: dimension of a patch's embedding
+KEYS.TRIPLET_WEIGHT = number(0.1, 0, 1000)  # pretrain: beside the sum of the patches' cross-entropies
+KEYS.TRIPLET_MARGIN = number(1.0, 0, 1000)  # pretrain: on L2-normalised embeddings
+KEYS.GENERATOR_LR = number(1e-5, 0, 1000)  # pretrain: rate of the patch generator
+KEYS.GENERATOR_START = number(25, 1, 1e6)  # pretrain: first epoch in which it trains
+KEYS.GENERATOR_END = number(39, 0, 1e6)  # pretrain: last one; below START: never
+KEYS.LOSS = choice("pedal", "central")  # of patches: pedal (PAUL's) | central (our reading of the title)
+KEYS.PATCH_WEIGHT = number(2.0, 0, 1000)  # of that loss
+KEYS.SCALE = number(
+    15.0, 0.001, 10000.0
+)  # inverse temperature on squared distances; 15 for Market, 5 for Duke
+KEYS.NEIGHBORS = number(10, 1, 1e6)  # k nearest memory rows of a patch
+KEYS.KEEP = number(0.9, 0, 1)  # share of a memory row (of patches, of images) that an update keeps
+KEYS.IMAGE_WEIGHT = number(1.0, 0, 1000)  # of the image-level loss
+KEYS.IMAGE_MARGIN = number(2.0, 0, 1000)  # on distances of concatenated patch features, 0 to 2 sqrt(PATCHES)
+KEYS.MAX_RANK = number(15, 1, 1e6)  # images of the batch that cyclic ranking tries as the hard negative
+KEYS.NEAREST = number(3, 1, 1e6)  # a negative's own nearest must not contain the anchor
+KEYS.VIEW_JITTER = numbers(
+    [0.2, 0.2, 0.2, 0.1], 0, 1, length=4
+)  # second view: brightness, contrast, saturation, hue
+KEYS.VIEW_ROTATION = number(10.0, 0, 180)  # second view: degrees to either side
+KEYS.VIEW_AREA = numbers([0.7, 0.95], 0.01, 1, length=2)  # second view: crop area as a fraction of the image
+KEYS.PICTURES = number(8, 0, 64)  # images drawn with their patch windows at every evaluation; 0: none
+
+
+def check(cfg: CfgNode) -> None:
+    """What the keys ask of each other."""
+    options = cfg.CENTRAL_FEATURE
+    if options.VIEW_AREA[0] > options.VIEW_AREA[1]:
+        raise ConfigError(f"CENTRAL_FEATURE.VIEW_AREA must be [smallest, largest], got {options.VIEW_AREA}")
+    if options.VIEW_JITTER[3] > 0.5:
+        raise ConfigError(f"CENTRAL_FEATURE.VIEW_JITTER {options.VIEW_JITTER}: the hue turns by 0.5 at most")
+    if options.STAGE == "pretrain":
+        one_source(cfg)
+        if cfg.DATASETS.ADAPT:
+            raise ConfigError(
+                "CENTRAL_FEATURE.STAGE pretrain trains on the source alone: set DATASETS.ADAPT false"
+            )
+        if cfg.DATALOADER.INSTANCES < 2:
+            raise ConfigError(
+                "CENTRAL_FEATURE.STAGE pretrain shows every image with another one of its identity: "
+                f"DATALOADER.INSTANCES is {cfg.DATALOADER.INSTANCES}, set it to 2 or more"
+            )
+        return
+    if cfg.DATASETS.SOURCES or not cfg.DATASETS.ADAPT:
+        raise ConfigError(
+            "CENTRAL_FEATURE.STAGE unsupervised trains on the target alone: set DATASETS.SOURCES [] and "
+            f"DATASETS.ADAPT true (they are {cfg.DATASETS.SOURCES} and {cfg.DATASETS.ADAPT})"
+        )
+    if not cfg.MODEL.WEIGHTS:
+        raise ConfigError(
+            "CENTRAL_FEATURE.STAGE unsupervised starts from a stage-1 checkpoint: set MODEL.WEIGHTS to last.pt of a "
+            "run with STAGE pretrain"
+        )
+    if not options.PATCH_WEIGHT and not options.IMAGE_WEIGHT:
+        raise ConfigError("CENTRAL_FEATURE.PATCH_WEIGHT and IMAGE_WEIGHT are both 0: nothing to train with")
