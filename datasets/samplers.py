@@ -7,8 +7,8 @@ count from 0. Used as a plain torch ``batch_sampler`` it remembers its position 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Protocol
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -173,6 +173,41 @@ class IdentitySampler(_Resumable):
             rest = np.argsort(cams[1:] == cams[0], kind="stable") + 1  # other cameras first
             order = order[np.concatenate([[0], rest])]
         return np.resize(order, self.images)  # repeats from the start where there are fewer
+
+
+class RelabelledSampler:
+    """P identities x K images of the labels as they stand when an epoch begins; rows labelled -1 are never drawn.
+
+    Args:
+        labels: gives [N] labels, the same on every rank; asked once an epoch.
+        identities, images: P over all ranks, and K.
+        num_batches: length of an epoch.
+        cams, rank, world_size, seed: as in ``IdentitySampler``.
+    """
+
+    relabelled = True
+
+    def __init__(
+        self,
+        labels: Callable[[], NDArray[np.int64]],
+        identities: int,
+        images: int,
+        *,
+        num_batches: int,
+        **more: Any,
+    ) -> None:
+        self.labels, self.num_batches = labels, num_batches
+        self._identities, self._images, self._more = identities, images, more
+
+    def __len__(self) -> int:
+        return self.num_batches
+
+    def epoch(self, epoch: int) -> Rows:
+        """This rank's rows of every batch of an epoch [num_batches, P K / world_size], from the labels of now."""
+        sampler = IdentitySampler(
+            self.labels(), self._identities, self._images, num_batches=self.num_batches, **self._more
+        )
+        return sampler.epoch(epoch)
 
 
 class StyledSampler:

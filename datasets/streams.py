@@ -6,6 +6,7 @@ restored. Batches are prepared ahead in a background thread; from a decoded stor
 
 from __future__ import annotations
 
+import itertools
 import queue
 import threading
 import weakref
@@ -38,16 +39,15 @@ class _Plan:
 
 
 class _Plans:
-    """Endless batch sampler for a ``DataLoader``, from some iteration on."""
+    """Batch sampler for a ``DataLoader``: ``count`` batches from some iteration on, or no end of them."""
 
-    def __init__(self, sampler: Sampler, start: int) -> None:
-        self._sampler, self._start = sampler, start
+    def __init__(self, sampler: Sampler, start: int, count: int | None) -> None:
+        self._sampler, self._start, self._count = sampler, start, count
 
     def __iter__(self) -> Iterator[list[int]]:
-        plan, iteration = _Plan(self._sampler), self._start
-        while True:
+        plan, iterations = _Plan(self._sampler), itertools.count(self._start)
+        for iteration in itertools.islice(iterations, self._count):
             yield plan(iteration).tolist()
-            iteration += 1
 
 
 class _Carrier:
@@ -71,11 +71,11 @@ def _whole(batch: Any) -> Any:
 
 
 def _from_workers(
-    dataset: ImageDataset, sampler: Sampler, start: int, workers: int, pin: bool
+    dataset: ImageDataset, sampler: Sampler, start: int, count: int | None, workers: int, pin: bool
 ) -> Iterator[Batch]:
     loader: DataLoader[Any] = DataLoader(
         _Carrier(dataset),  # type: ignore[arg-type]
-        batch_sampler=_Plans(sampler, start),
+        batch_sampler=_Plans(sampler, start, count),
         num_workers=workers,
         collate_fn=_whole,
         prefetch_factor=2,
@@ -97,8 +97,9 @@ def _produce(
     open_sources: Callable[[], dict[str, Iterator[Batch]]],
     ready: queue.Queue[Batches | Exception],
     stop: threading.Event,
+    count: int | None,
 ) -> None:
-    """Fill the queue until told to stop; an exception is the last thing in it."""
+    """Fill the queue with ``count`` items, or until told to stop; an exception is the last thing in it."""
 
     def put(item: Batches | Exception) -> None:
         while not stop.is_set():
@@ -110,8 +111,10 @@ def _produce(
 
     try:
         sources = open_sources()
-        while not stop.is_set():
+        done = 0
+        while not stop.is_set() and done != count:
             put({name: next(source) for name, source in sources.items()})
+            done += 1
     except Exception as error:  # carried to the consumer, who raises it
         put(error)
 
@@ -126,6 +129,9 @@ class Streams:
     """Endless iterator over ``{name: Batch}``.
 
     An epoch is as long as the longest sampler's; a shorter sampler goes on with its own next epoch meanwhile.
+
+    Samplers whose rows change between epochs (``RelabelledSampler``) are never asked beyond the epoch in use: the
+    first batch of the next one is prepared when it is asked for, after the labels have been renewed.
 
     Args:
         sources: for each name a dataset and a sampler of its rows.
@@ -151,6 +157,7 @@ class Streams:
         self._stop = threading.Event()
         self._ready: queue.Queue[Batches | Exception] = queue.Queue()
         self.iteration = 0  # the one that the next batch belongs to
+        self._started = 0  # the one that the producer began with
 
     def __len__(self) -> int:
         """Batches an epoch."""
@@ -161,6 +168,29 @@ class Streams:
         """Epoch of the next batch, from 0."""
         return self.iteration // len(self)
 
+    @property
+    def samplers(self) -> dict[str, Sampler]:
+        """The sampler of each dataset, as it is now."""
+        return {name: sampler for name, (_, sampler) in self._sources.items()}
+
+    @property
+    def bounded(self) -> bool:
+        """Whether nothing may be prepared across the end of an epoch."""
+        return any(getattr(sampler, "relabelled", False) for _, sampler in self._sources.values())
+
+    def at_epoch_end(self) -> bool:
+        """Whether the batch handed out last was an epoch's last, and nothing may be asked for before the next one."""
+        return self.bounded and self.iteration % len(self) == 0
+
+    def rows(self, iteration: int) -> dict[str, Rows]:
+        """The images of each dataset that this rank sees in an iteration, styled copies as their originals."""
+        found = {}
+        for name, (_, sampler) in self._sources.items():
+            plain = getattr(sampler, "sampler", sampler)
+            epoch, batch = divmod(iteration, len(plain))
+            found[name] = plain.epoch(epoch)[batch]
+        return found
+
     def replace(self, name: str, sampler: Sampler) -> None:
         """Another sampler for one dataset, from the next batch on; what was prepared ahead is dropped."""
         running = self._thread is not None or self._direct is not None
@@ -170,14 +200,21 @@ class Streams:
             self.start(self.iteration)
 
     def start(self, iteration: int = 0) -> None:
-        """Begin (again) with the batch of this global iteration, counted from 0."""
+        """Begin (again) with the batch of this global iteration, counted from 0; bounded streams wait to be asked."""
         self.close()
         self.iteration = iteration
+        if not self.bounded:
+            self._open(iteration)
+
+    def _open(self, iteration: int) -> None:
+        self.close()
+        self._started = iteration
         sources, workers, pin = dict(self._sources), self._workers, self._pin
+        count = len(self) - iteration % len(self) if self.bounded else None
 
         def open_sources() -> dict[str, Iterator[Batch]]:
             return {
-                name: _from_workers(dataset, sampler, iteration, workers, pin)
+                name: _from_workers(dataset, sampler, iteration, count, workers, pin)
                 if dataset.mode == "off" and workers > 0
                 else _from_store(dataset, sampler, iteration, pin)
                 for name, (dataset, sampler) in sources.items()
@@ -188,7 +225,7 @@ class Streams:
             return
         self._stop, self._ready = threading.Event(), queue.Queue(self._prefetch)
         self._thread = threading.Thread(
-            target=_produce, args=(open_sources, self._ready, self._stop), name="streams", daemon=True
+            target=_produce, args=(open_sources, self._ready, self._stop, count), name="streams", daemon=True
         )
         self._thread.start()
         weakref.finalize(self, _halt, self._thread, self._stop)  # forgotten, or at the end of the program
@@ -197,8 +234,8 @@ class Streams:
         return self
 
     def __next__(self) -> Batches:
-        if self._thread is None and self._direct is None:
-            self.start(self.iteration)
+        if (self._thread is None and self._direct is None) or self._renewed():
+            self._open(self.iteration)
         if self._direct is not None:
             item: Batches | Exception = {name: next(source) for name, source in self._direct.items()}
         else:
@@ -208,6 +245,10 @@ class Streams:
             raise item
         self.iteration += 1
         return item
+
+    def _renewed(self) -> bool:
+        """Whether an epoch of a bounded stream begins whose labels its producer has not seen."""
+        return self.at_epoch_end() and self._started < self.iteration
 
     def close(self) -> None:
         """Stop the thread and the workers; ``start`` or the next batch begins again."""

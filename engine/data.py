@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,13 @@ from yacs.config import CfgNode
 from crossreid.datasets import Batch, Split, Splits, load
 from crossreid.datasets.camstyle_copies import Styled
 from crossreid.datasets.images import ImageDataset
-from crossreid.datasets.samplers import IdentitySampler, Sampler, ShuffledSampler, StyledSampler
+from crossreid.datasets.samplers import (
+    IdentitySampler,
+    RelabelledSampler,
+    Sampler,
+    ShuffledSampler,
+    StyledSampler,
+)
 from crossreid.datasets.streams import Streams
 from crossreid.datasets.transforms import Compose, iteration_generator
 from crossreid.engine.augmentation import mask_transform, plain_transform, train_transform
@@ -45,7 +51,6 @@ class Data:
     ranks: Ranks
     seed: int
     domains: Mapping[str, Domain]
-    samplers: Mapping[str, Sampler]
     streams: Streams
     batch_size: int  # images of one stream a step, over all ranks
     plain: Compose  # the transform of evaluation
@@ -72,17 +77,35 @@ class Data:
 
     def rows(self, step: int) -> dict[str, NDArray[np.int64]]:
         """Which images of each domain this rank sees in step ``step`` (from 1)."""
-        epoch, position = divmod(step - 1, len(self.streams))
-        return {name: _unstyled(sampler).epoch(epoch)[position] for name, sampler in self.samplers.items()}
+        return {name: rows for name, rows in self.streams.rows(step - 1).items() if name in self.domains}
+
+    def relabel(self, name: str, labels: Callable[[], NDArray[np.int64]], instances: int) -> None:
+        """Draw a domain's batches by labels that change every epoch, P identities x K images each.
+
+        Args:
+            labels: gives the current labels [N], -1 for images to leave out, the same on every rank.
+            instances: K.
+
+        Raises:
+            InputError: a batch that cannot be divided into identities of K images on all ranks.
+        """
+        ranks, cams = self.ranks, self.domains[name].images.split.cams
+        identities_of(self.batch_size, instances, ranks)
+        sampler = RelabelledSampler(
+            labels,
+            self.batch_size // instances,
+            instances,
+            num_batches=len(self.streams),
+            cams=cams,
+            rank=ranks.rank,
+            world_size=ranks.world,
+            seed=self.seed + list(self.domains).index(name),
+        )
+        self.streams.replace(name, sampler)
 
     def most_repeats(self, name: str) -> int:
         """How often an image can come in one step: the end of one pass may meet the start of the next."""
         return 1 + -(-self.batch_size // len(self.domains[name].images))
-
-
-def _unstyled(sampler: Sampler) -> Sampler:
-    """The sampler of the images themselves, where their camera-style copies are drawn, too."""
-    return sampler.sampler if isinstance(sampler, StyledSampler) else sampler
 
 
 @dataclass(frozen=True)
@@ -178,9 +201,9 @@ def build_data(cfg: CfgNode, ranks: Ranks) -> Data:
     feeds = {name: (domain.images, samplers[name]) for name, domain in domains.items()}
     for name, domain in domains.items():
         if domain.masks is not None:
-            feeds[f"{name}_mask"] = (domain.masks, _unstyled(samplers[name]))
+            feeds[f"{name}_mask"] = (domain.masks, getattr(samplers[name], "sampler", samplers[name]))
     streams = Streams(feeds, workers=cfg.DATALOADER.WORKERS, pin_memory=ranks.device.type == "cuda")
-    return Data(ranks, cfg.SEED, domains, samplers, streams, batch, plain_transform(cfg))
+    return Data(ranks, cfg.SEED, domains, streams, batch, plain_transform(cfg))
 
 
 def build_domain(
@@ -215,12 +238,7 @@ def build_sampler(
     split, instances = domain.images.split, cfg.DATALOADER.INSTANCES
     if not instances or not domain.num_identities:
         return ShuffledSampler(len(split), batch, **place)
-    if batch % (instances * ranks.world):
-        raise InputError(
-            f"DATALOADER.INSTANCES {instances}: {batch} images of a domain a step cannot be divided into identities of "
-            f"{instances} images on {ranks.world} process(es); change DATALOADER.BATCH_SIZE"
-        )
-    identities = batch // instances
+    identities = identities_of(batch, instances, ranks)
     if domain.num_identities < identities:
         raise InputError(
             f"{split.name} has {domain.num_identities} identities, a batch wants {identities} (DATALOADER.BATCH_SIZE "
@@ -228,6 +246,20 @@ def build_sampler(
         )
     cams = split.cams if cfg.DATALOADER.OTHER_CAMERAS else None
     return IdentitySampler(split.pids, identities, instances, cams=cams, **place)
+
+
+def identities_of(batch: int, instances: int, ranks: Ranks) -> int:
+    """How many identities of ``instances`` images make a batch.
+
+    Raises:
+        InputError: they cannot be divided over the ranks.
+    """
+    if batch % (instances * ranks.world):
+        raise InputError(
+            f"DATALOADER.INSTANCES {instances}: {batch} images of a domain a step cannot be divided into identities of "
+            f"{instances} images on {ranks.world} process(es); change DATALOADER.BATCH_SIZE"
+        )
+    return batch // instances
 
 
 def stream_batch(cfg: CfgNode, streams: int, world: int) -> int:

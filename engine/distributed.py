@@ -7,6 +7,7 @@ import signal
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import FrameType
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -188,6 +189,26 @@ def agree(value: int, ranks: Ranks) -> bool:
     values: list[int] = [0] * ranks.world
     dist.all_gather_object(values, value)
     return len(set(values)) == 1
+
+
+def on_first(ranks: Ranks, function: Callable[[], Any]) -> Any:
+    """What a function returns on the first rank, on every rank; its error of input is raised on every rank.
+
+    Args:
+        function: may take long, may not communicate; its result must be picklable.
+    """
+    if ranks.world == 1:
+        return function()
+    answer: list[Any] = [None, None]
+    if ranks.first:
+        try:
+            answer[0] = function()
+        except ValueError as error:  # InputError and its kin
+            answer[1] = error
+    dist.broadcast_object_list(answer)
+    if answer[1] is not None:
+        raise answer[1]
+    return answer[0]
 
 
 def barrier(ranks: Ranks) -> None:

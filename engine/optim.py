@@ -18,21 +18,21 @@ from crossreid.engine.errors import InputError
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
-def build_optimizer(cfg: CfgNode, backbone: Iterable[nn.Parameter], new: Iterable[nn.Parameter]) -> Optimizer:
-    """The optimizer with two groups: the backbone at ``SOLVER.LR``, new layers at ``SOLVER.NEW_LR``."""
+def build_optimizer(cfg: CfgNode, groups: Iterable[tuple[Iterable[nn.Parameter], float]]) -> Optimizer:
+    """The optimizer of ``SOLVER`` over groups of parameters, each with its learning rate.
+
+    Parameters that do not require gradients, and groups without any other, are left out.
+    """
     solver = cfg.SOLVER
-    groups: list[dict[str, Any]] = [
-        {"params": [p for p in backbone if p.requires_grad], "lr": solver.LR},
-        {"params": [p for p in new if p.requires_grad], "lr": solver.NEW_LR},
-    ]
-    groups = [g for g in groups if g["params"]]
+    trained = [{"params": [p for p in params if p.requires_grad], "lr": rate} for params, rate in groups]
+    trained = [group for group in trained if group["params"]]
     common: dict[str, Any] = {
         "weight_decay": solver.WEIGHT_DECAY,
         "fused": True,
     }  # one pass over all parameters
     if solver.OPTIMIZER == "sgd":
-        return SGD(groups, momentum=solver.MOMENTUM, nesterov=solver.NESTEROV, **common)
-    return {"adam": Adam, "adamw": AdamW}[solver.OPTIMIZER](groups, **common)
+        return SGD(trained, momentum=solver.MOMENTUM, nesterov=solver.NESTEROV, **common)
+    return {"adam": Adam, "adamw": AdamW}[solver.OPTIMIZER](trained, **common)
 
 
 def rate_factor(
@@ -80,7 +80,7 @@ class Precision:
         amp: float32, float16 (GPUs only) or bfloat16.
         device: where the network runs.
         accumulate: losses whose mean gradient makes one optimizer step.
-        clip: largest length of the gradient of all parameters together; 0: any.
+        clip: max global gradient norm; 0: off.
     """
 
     def __init__(self, amp: str, device: torch.device, *, accumulate: int = 1, clip: float = 0.0) -> None:

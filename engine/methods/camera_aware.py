@@ -13,79 +13,68 @@ import torch
 from ignite.engine import Engine
 from torch import nn
 from torch.nn import functional as F
-from torch.optim import Optimizer
 from yacs.config import CfgNode
 
 from crossreid.datasets import Batch
 from crossreid.engine.data import Data
-from crossreid.engine.distributed import parallel, unwrap
+from crossreid.engine.distributed import unwrap
 from crossreid.engine.evaluation.extraction import extract
 from crossreid.engine.hardware import compiled
 from crossreid.engine.log import LOGGER
 from crossreid.engine.method import Method, TrainStep
-from crossreid.engine.optim import DTYPES, Precision, build_optimizer, build_scheduler, training_precision
+from crossreid.engine.methods.common import (
+    TrainingParts,
+    direct_transfer,
+    identity_step,
+    new_backbone,
+    training_parts,
+)
+from crossreid.engine.optim import DTYPES
 from crossreid.losses.camera_blocks import CameraBlocks
 from crossreid.losses.classification import mixup_virtual_class
 from crossreid.losses.neighborhood import camera_agnostic_terms, camera_aware_terms
-from crossreid.modeling.backbones import build_backbone
 from crossreid.modeling.memory import FeatureMemory
 from crossreid.modeling.reid import ReIDNet
 
 
 def build_extractor(cfg: CfgNode) -> nn.Module:
     """The network without its classifier, with weights still to be loaded."""
-    return ReIDNet(build_backbone(cfg.MODEL.BACKBONE, last_stride=cfg.MODEL.LAST_STRIDE), num_classes=0)
+    return ReIDNet(new_backbone(cfg, pretrained=False), num_classes=0)
 
 
 def build(cfg: CfgNode, data: Data) -> Method:
     """Network, memory, optimizer and training step."""
     settings, ranks = cfg.CAMERA_AWARE, data.ranks
     source, target = data.domains["source"], data.domains.get("target")
-    model = cfg.MODEL
-    pretrained = "none" if model.WEIGHTS else model.PRETRAINED
-    backbone = build_backbone(model.BACKBONE, last_stride=model.LAST_STRIDE, pretrained=pretrained)
-    net = ReIDNet(backbone, source.num_identities, sync_neck=model.SYNC_BN and ranks.world > 1)
-    net.to(ranks.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    classifier = net.classifier
-    assert classifier is not None
-    network = parallel(net, ranks, sync_bn=model.SYNC_BN, static=cfg.SOLVER.ACCUMULATE == 1)
-    precision = training_precision(cfg, ranks.device)
-    optimizer = build_optimizer(
-        cfg, backbone.parameters(), [*net.neck.parameters(), *classifier.parameters()]
-    )
-    scheduler = build_scheduler(cfg, optimizer)
-    state = {"model": network, "optimizer": optimizer, "scaler": precision.scaler, "scheduler": scheduler}
+    net = ReIDNet(new_backbone(cfg), source.num_identities, sync_neck=cfg.MODEL.SYNC_BN and ranks.world > 1)
+    assert net.classifier is not None
+    new = [*net.neck.parameters(), *net.classifier.parameters()]
+    groups = [(net.backbone.parameters(), cfg.SOLVER.LR), (new, cfg.SOLVER.NEW_LR)]
+    parts = training_parts(cfg, data, net, groups, static=cfg.SOLVER.ACCUMULATE == 1)
     if target is None:
-        return Method(source_only(data, network, precision, optimizer), net, state, scheduler)
+        return Method(identity_step(data, parts), net, parts.state, parts.scheduler)
 
     rows, dtype = len(target.images), DTYPES[settings.MEMORY_DTYPE]
-    state["memory"] = memory = FeatureMemory(rows, net.dim, dtype=dtype).to(ranks.device)
+    memory = FeatureMemory(rows, net.dim, dtype=dtype).to(ranks.device)
     if target.num_cameras == 1 and settings.NEIGHBOR_MODE == "camera_aware":
         LOGGER.warning("the target has one camera: the inter-camera loss is impossible, its weight is 0")
-    train_step = adaptation_step(cfg, data, network, memory, precision, optimizer)
+    state = {**parts.state, "memory": memory}
 
     def prepare(epoch: int) -> None:
         if epoch == settings.SOURCE_EPOCHS + 1 and settings.MEMORY_INIT == "pass":
             LOGGER.info("filling the memory with the features of %d target images", len(target.images))
-            features = extract(net, target.images, data.plain, ranks, precision, label="memory")
+            features = extract(net, target.images, data.plain, ranks, parts.precision, label="memory")
             memory.features.copy_(F.normalize(features.vectors))
 
-    milestones = {settings.SOURCE_EPOCHS: "direct transfer"} if settings.SOURCE_EPOCHS else {}
-    return Method(train_step, net, state, scheduler, prepare, milestones)
+    step = adaptation_step(cfg, data, parts, memory)
+    return Method(step, net, state, parts.scheduler, prepare, direct_transfer(settings.SOURCE_EPOCHS))
 
 
-def adaptation_step(
-    cfg: CfgNode,
-    data: Data,
-    network: nn.Module,
-    memory: FeatureMemory,
-    precision: Precision,
-    optimizer: Optimizer,
-) -> TrainStep:
+def adaptation_step(cfg: CfgNode, data: Data, parts: TrainingParts, memory: FeatureMemory) -> TrainStep:
     """Source or mixed images, and the target's images against the memory; first the source's epochs alone."""
     settings, target = cfg.CAMERA_AWARE, data.domains["target"]
-    source_step = source_only(data, network, precision, optimizer)
-    classifier: nn.Linear = unwrap(network).classifier  # type: ignore[assignment]
+    source_step, precision = identity_step(data, parts), parts.precision
+    classifier: nn.Linear = unwrap(parts.network).classifier  # type: ignore[assignment]
     blocks = CameraBlocks.of(target.cams)
     mixup_loss = compiled(cfg, mixup_virtual_class)
     repeats = data.most_repeats("target")
@@ -102,7 +91,7 @@ def adaptation_step(
             lam = mixing_share(cfg.SEED, step, settings.MIXUP_ALPHA)
             images = torch.lerp(target_images, images, lam)
         with precision.autocast():
-            halves = network(torch.cat([images, target_images]), joint=True)
+            halves = parts.network(torch.cat([images, target_images]), joint=True)
         if mixed:
             agents = memory.features[index].float()  # [B/2, D]
             name, loss = "mixup", mixup_loss(halves.source, classifier.weight, pids, agents, lam)
@@ -114,24 +103,10 @@ def adaptation_step(
         told = {name: loss, **neighbors, **counts}
         for term, value in neighbors.items():
             loss = loss + weights[term] * value
-        precision.step(loss, optimizer)
+        precision.step(loss, parts.optimizer)
         keep = 0.0 if epoch == 1 and settings.MEMORY_INIT == "first" else settings.KEEP
         memory.update(features, index, keep=keep, rounds=repeats)
         return {"loss": loss.detach(), **{name: value.detach() for name, value in told.items()}}
-
-    return train_step
-
-
-def source_only(data: Data, network: nn.Module, precision: Precision, optimizer: Optimizer) -> TrainStep:
-    """The step of the baseline: identities of the source alone."""
-
-    def train_step(engine: Engine, batches: Mapping[str, Batch]) -> dict[str, torch.Tensor]:
-        images = data.augmented("source", batches["source"], engine.state.iteration)
-        with precision.autocast():
-            halves = network(images)
-        loss = F.cross_entropy(halves.logits.float(), batches["source"].pids)
-        precision.step(loss, optimizer)
-        return {"loss": loss.detach(), "id": loss.detach()}
 
     return train_step
 

@@ -67,7 +67,7 @@ def build(cfg: CfgNode, data: Data) -> Method:
     generator = {id(p) for p in bare.generator.parameters()}
     backbone = {id(p) for p in bare.backbone.parameters()}
     new = [p for p in bare.parameters() if id(p) not in generator | backbone]
-    optimizer = build_optimizer(cfg, bare.backbone.parameters(), new)
+    optimizer = build_optimizer(cfg, [(bare.backbone.parameters(), cfg.SOLVER.LR), (new, cfg.SOLVER.NEW_LR)])
     if pretrain:
         optimizer.add_param_group({"params": list(bare.generator.parameters()), "lr": options.GENERATOR_LR})
         optimizer.param_groups.insert(0, optimizer.param_groups.pop())  # the log shows the last group's rate

@@ -60,7 +60,8 @@ def build(cfg: CfgNode, data: Data) -> Method:
     encoders = [*bare.identity.parameters(), *bare.poses.parameters()]
     assert bare.decoder is not None
     assert bare.classifier is not None
-    optimizer = build_optimizer(cfg, encoders, [*bare.decoder.parameters(), *bare.classifier.parameters()])
+    new = [*bare.decoder.parameters(), *bare.classifier.parameters()]
+    optimizer = build_optimizer(cfg, [(encoders, cfg.SOLVER.LR), (new, cfg.SOLVER.NEW_LR)])
     scheduler = build_scheduler(cfg, optimizer)
     state = {"model": network, "optimizer": optimizer, "scaler": precision.scaler, "scheduler": scheduler}
     weights = term_weights(settings)

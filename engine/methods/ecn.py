@@ -17,28 +17,32 @@ from yacs.config import CfgNode
 
 from crossreid.datasets import Batch
 from crossreid.engine.data import Data
-from crossreid.engine.distributed import parallel
 from crossreid.engine.errors import InputError
 from crossreid.engine.hardware import compiled
 from crossreid.engine.log import LOGGER
 from crossreid.engine.method import Method, TrainStep
-from crossreid.engine.optim import Precision, build_optimizer, build_scheduler, training_precision
+from crossreid.engine.methods.common import (
+    TrainingParts,
+    direct_transfer,
+    identity_step,
+    new_backbone,
+    training_parts,
+)
 from crossreid.losses.disentangle import mmd
 from crossreid.losses.invariance import exemplar_invariance
-from crossreid.modeling.backbones import build_backbone
 from crossreid.modeling.ecn import ECNNet
 from crossreid.modeling.memory import FeatureMemory
 
 
 def build_extractor(cfg: CfgNode) -> nn.Module:
     """The network without its classifier, with weights still to be loaded."""
-    return build_network(cfg, 0, "none")
+    return build_network(cfg, 0, pretrained=False)
 
 
-def build_network(cfg: CfgNode, num_classes: int, pretrained: str) -> ECNNet:
-    settings, model = cfg.ECN, cfg.MODEL
+def build_network(cfg: CfgNode, num_classes: int, *, pretrained: bool = True) -> ECNNet:
+    settings = cfg.ECN
     return ECNNet(
-        build_backbone(model.BACKBONE, last_stride=model.LAST_STRIDE, pretrained=pretrained),
+        new_backbone(cfg, pretrained=pretrained),
         num_classes,
         embedding=settings.EMBEDDING,
         dropout=settings.DROPOUT,
@@ -52,7 +56,7 @@ def build(cfg: CfgNode, data: Data) -> Method:
     Raises:
         InputError: more neighbours than target images.
     """
-    settings, model, ranks = cfg.ECN, cfg.MODEL, data.ranks
+    settings, model = cfg.ECN, cfg.MODEL
     source, target = data.domains["source"], data.domains.get("target")
     if target is not None and len(target.images) < settings.NEIGHBORS:
         raise InputError(
@@ -64,31 +68,20 @@ def build(cfg: CfgNode, data: Data) -> Method:
             "ECN.FROZEN_STAGES %d keeps random weights (MODEL.PRETRAINED none): set it to 0 or give weights",
             settings.FROZEN_STAGES,
         )
-    bare = build_network(cfg, source.num_identities, "none" if model.WEIGHTS else model.PRETRAINED)
-    bare.to(ranks.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    network = parallel(bare, ranks, sync_bn=model.SYNC_BN)
-    precision = training_precision(cfg, ranks.device)
-    optimizer = build_optimizer(cfg, bare.backbone.parameters(), bare.new_layers())
-    scheduler = build_scheduler(cfg, optimizer)
-    state = {"model": network, "optimizer": optimizer, "scaler": precision.scaler, "scheduler": scheduler}
+    net = build_network(cfg, source.num_identities)
+    groups = [(net.backbone.parameters(), cfg.SOLVER.LR), (net.new_layers(), cfg.SOLVER.NEW_LR)]
+    parts = training_parts(cfg, data, net, groups)
     if target is None:
-        return Method(source_only(data, network, precision, optimizer), bare, state, scheduler)
-    state["memory"] = memory = FeatureMemory(len(target.images), settings.EMBEDDING).to(ranks.device)
-    train_step = adaptation_step(cfg, data, network, memory, precision, optimizer)
-    milestones = {settings.SOURCE_EPOCHS: "direct transfer"} if settings.SOURCE_EPOCHS else {}
-    return Method(train_step, bare, state, scheduler, milestones=milestones)
+        return Method(identity_step(data, parts), net, parts.state, parts.scheduler)
+    memory = FeatureMemory(len(target.images), settings.EMBEDDING).to(data.ranks.device)
+    step = adaptation_step(cfg, data, parts, memory)
+    milestones = direct_transfer(settings.SOURCE_EPOCHS)
+    return Method(step, net, {**parts.state, "memory": memory}, parts.scheduler, milestones=milestones)
 
 
-def adaptation_step(
-    cfg: CfgNode,
-    data: Data,
-    network: nn.Module,
-    memory: FeatureMemory,
-    precision: Precision,
-    optimizer: torch.optim.Optimizer,
-) -> TrainStep:
+def adaptation_step(cfg: CfgNode, data: Data, parts: TrainingParts, memory: FeatureMemory) -> TrainStep:
     """Identities of the source, and the target's images against the memory; first the source's epochs alone."""
-    settings, source_step = cfg.ECN, source_only(data, network, precision, optimizer)
+    settings, source_step, precision = cfg.ECN, identity_step(data, parts), parts.precision
     repeats = data.most_repeats("target")
     invariance, domain_gap = compiled(cfg, exemplar_invariance), compiled(cfg, mmd)
 
@@ -100,36 +93,20 @@ def adaptation_step(
         images = data.augmented("source", batches["source"], step)  # [B/2, 3, H, W]
         target_images = data.augmented("target", batches["target"], step)
         with precision.autocast():
-            parts = network(images, target_images, joint=settings.JOINT_BATCH)
+            found = parts.network(images, target_images, joint=settings.JOINT_BATCH)
         k = settings.NEIGHBORS if epoch >= settings.NEIGHBOR_START else 0
-        similarity = memory.similarity(parts.exemplars)  # [B/2, N]
+        similarity = memory.similarity(found.exemplars)  # [B/2, N]
         losses = {
-            "id": F.cross_entropy(parts.logits.float(), pids),
+            "id": F.cross_entropy(found.logits.float(), pids),
             "invariance": invariance(similarity, index, temperature=settings.TEMPERATURE, k=k),
         }
         loss = (1 - settings.LAMBDA) * losses["id"] + settings.LAMBDA * losses["invariance"]
         if settings.MMD:
-            losses["mmd"] = domain_gap(parts.target, parts.source, sigmas=settings.MMD_SIGMAS)
+            losses["mmd"] = domain_gap(found.target, found.source, sigmas=settings.MMD_SIGMAS)
             loss = loss + settings.LAMBDA_EXT * losses["mmd"]
-        precision.step(loss, optimizer)
-        memory.update(parts.exemplars, index, keep=kept_share(settings.ALPHA, epoch), rounds=repeats)
+        precision.step(loss, parts.optimizer)
+        memory.update(found.exemplars, index, keep=kept_share(settings.ALPHA, epoch), rounds=repeats)
         return {name: value.detach() for name, value in {"loss": loss, **losses}.items()}
-
-    return train_step
-
-
-def source_only(
-    data: Data, network: nn.Module, precision: Precision, optimizer: torch.optim.Optimizer
-) -> TrainStep:
-    """The step of the baseline: identities of the source alone."""
-
-    def train_step(engine: Engine, batches: Mapping[str, Batch]) -> dict[str, torch.Tensor]:
-        images = data.augmented("source", batches["source"], engine.state.iteration)
-        with precision.autocast():
-            logits = network(images).logits
-        loss = F.cross_entropy(logits.float(), batches["source"].pids)
-        precision.step(loss, optimizer)
-        return {"loss": loss.detach(), "id": loss.detach()}
 
     return train_step
 

@@ -29,10 +29,10 @@ from crossreid.engine.errors import InputError
 from crossreid.engine.evaluation.extraction import extract
 from crossreid.engine.log import LOGGER
 from crossreid.engine.method import Method
+from crossreid.engine.methods.common import new_backbone, training_parts
 from crossreid.engine.methods.m3l_inner import Parameters, inner_adam, meta_gradient
-from crossreid.engine.optim import Precision, build_optimizer, build_scheduler, training_precision
+from crossreid.engine.optim import Precision
 from crossreid.losses.triplet import batch_hard
-from crossreid.modeling.backbones import build_backbone
 from crossreid.modeling.memory import FeatureMemory
 from crossreid.modeling.meta_reid import MetaReIDNet
 
@@ -41,25 +41,27 @@ __all__ = ["build", "build_extractor", "inner_adam"]
 
 def build_extractor(cfg: CfgNode) -> nn.Module:
     """The network, with weights still to be loaded."""
-    backbone = build_backbone(cfg.MODEL.BACKBONE, last_stride=cfg.MODEL.LAST_STRIDE)
-    return MetaReIDNet(backbone, scale=cfg.M3L.METABN_SCALE)
+    return MetaReIDNet(new_backbone(cfg, pretrained=False), scale=cfg.M3L.METABN_SCALE)
 
 
 def build(cfg: CfgNode, data: Data) -> Method:
     """Network, one identity memory a source, optimizer and training step."""
-    model, ranks = cfg.MODEL, data.ranks
+    ranks = data.ranks
     check_batches(cfg, data)
-    pretrained = "none" if model.WEIGHTS else model.PRETRAINED
-    backbone = build_backbone(model.BACKBONE, last_stride=model.LAST_STRIDE, pretrained=pretrained)
-    network = MetaReIDNet(backbone, scale=cfg.M3L.METABN_SCALE)
-    network.to(ranks.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network = MetaReIDNet(new_backbone(cfg), scale=cfg.M3L.METABN_SCALE)
+    groups = [(network.backbone.parameters(), cfg.SOLVER.LR), (network.neck.parameters(), cfg.SOLVER.NEW_LR)]
+    parts = training_parts(cfg, data, network, groups, wrap=False)
     memories = {name: FeatureMemory(d.num_identities, network.dim) for name, d in data.domains.items()}
     banks = nn.ModuleDict(memories).to(ranks.device)
-    precision = training_precision(cfg, ranks.device)
-    optimizer = build_optimizer(cfg, backbone.parameters(), network.neck.parameters())
-    scheduler = build_scheduler(cfg, optimizer)
     learner = Learner(
-        cfg.M3L, cfg.SEED, cfg.DATALOADER.INSTANCES, network, memories, optimizer, precision, ranks
+        cfg.M3L,
+        cfg.SEED,
+        cfg.DATALOADER.INSTANCES,
+        network,
+        memories,
+        parts.optimizer,
+        parts.precision,
+        ranks,
     )
 
     def train_step(engine: Engine, batches: Mapping[str, Batch]) -> dict[str, Tensor]:
@@ -76,19 +78,15 @@ def build(cfg: CfgNode, data: Data) -> Method:
         if epoch == 1:
             for name, domain in data.domains.items():
                 LOGGER.info("filling the memory of %s with the means of its identities", name)
-                found = extract(network, domain.images, data.plain, ranks, precision, label=name)
+                found = extract(network, domain.images, data.plain, ranks, parts.precision, label=name)
                 means = class_means(F.normalize(found.vectors), found.pids, domain.num_identities)
                 memories[name].features.copy_(means)
 
-    state = {
-        "model": network,
-        "optimizer": optimizer,
-        "scaler": precision.scaler,
-        "scheduler": scheduler,
-        "memories": banks,
-    }
+    state = {**parts.state, "memories": banks}
     plain = cfg.M3L.PLAIN_EPOCHS if cfg.M3L.META else 0
-    return Method(train_step, network, state, scheduler, prepare, {plain: "joint training"} if plain else {})
+    return Method(
+        train_step, network, state, parts.scheduler, prepare, {plain: "joint training"} if plain else {}
+    )
 
 
 @dataclass(frozen=True)

@@ -81,7 +81,8 @@ def _train(engine: Engine, data: Data, done: int, epochs: int) -> None:
     data.streams.start(done)
     if done < length * epochs:  # ignite would start a finished run anew
         engine.load_state_dict({"iteration": done, "epoch_length": length, "max_epochs": epochs})
-        engine.run(on_device(data.streams, data.ranks.device), max_epochs=epochs, epoch_length=length)
+        batches = on_device(data.streams, data.ranks.device, pause=data.streams.at_epoch_end)
+        engine.run(batches, max_epochs=epochs, epoch_length=length)
 
 
 def set_aside(saved: Path) -> None:

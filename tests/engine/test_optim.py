@@ -50,7 +50,8 @@ def test_cosine_after_warmup() -> None:
 def test_groups_and_schedule() -> None:
     cfg = configs.load(None, ["SOLVER.STEPS", "[1]", "SOLVER.LR", "0.02", "SOLVER.NEW_LR", "0.3"])
     old, new, frozen = nn.Linear(2, 2), nn.Linear(2, 3), nn.Parameter(torch.zeros(1), requires_grad=False)
-    optimizer = build_optimizer(cfg, [*old.parameters(), frozen], new.parameters())
+    groups = [([*old.parameters(), frozen], cfg.SOLVER.LR), (new.parameters(), cfg.SOLVER.NEW_LR)]
+    optimizer = build_optimizer(cfg, groups)
     scheduler = build_scheduler(cfg, optimizer)
     assert [(g["lr"], len(g["params"]), g["momentum"], g["weight_decay"]) for g in optimizer.param_groups] == [
         (0.02, 2, 0.9, 5e-4), (0.3, 2, 0.9, 5e-4),
@@ -64,7 +65,7 @@ def test_groups_and_schedule() -> None:
 def test_other_optimizers(name: str) -> None:
     cfg = configs.load(None, ["SOLVER.OPTIMIZER", name])
     layer = nn.Linear(2, 2)
-    optimizer = build_optimizer(cfg, [], layer.parameters())
+    optimizer = build_optimizer(cfg, [([], 1.0), (layer.parameters(), cfg.SOLVER.NEW_LR)])
     assert type(optimizer).__name__.lower() == name
     before = layer.weight.clone()
     Precision("float32", torch.device("cpu")).step(layer(torch.ones(1, 2)).sum(), optimizer)
@@ -131,7 +132,7 @@ def test_fused_steps_equal_plain_ones(name: str) -> None:
     cfg = configs.load(None, ["SOLVER.OPTIMIZER", name, "SOLVER.NEW_LR", "0.01"])
     layers = [nn.Conv2d(3, 8, 3).to(memory_format=torch.channels_last) for _ in range(2)]
     layers[1].load_state_dict(layers[0].state_dict())
-    built = build_optimizer(cfg, [], layers[0].parameters())
+    built = build_optimizer(cfg, [([], 1.0), (layers[0].parameters(), cfg.SOLVER.NEW_LR)])
     assert built.defaults["fused"]
     options = {k: v for k, v in built.param_groups[0].items() if k in ("lr", "weight_decay", "momentum")}
     plain = type(built)(layers[1].parameters(), **options)

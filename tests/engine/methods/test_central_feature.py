@@ -112,7 +112,7 @@ def test_the_generator_moves_in_its_epochs_alone(domains: Path, tmp_path: Path, 
 def test_stage_one_sums_the_patches_cross_entropies(domains: Path, tmp_path: Path) -> None:
     given = arguments(domains, tmp_path, "CENTRAL_FEATURE.TRIPLET_WEIGHT", "0.25")
     method, data = built(FIRST, given)
-    batch = data.samplers["source"].epoch(0)[0]
+    batch = data.rows(1)["source"]
     batches = {"source": data.domains["source"].images.gather(batch)}
     images, pids = data.augmented("source", batches["source"], 1), batches["source"].pids
     other, _ = built(FIRST, given)
@@ -133,7 +133,7 @@ def test_stage_two_step(second: list[str], loss: str) -> None:
     given = [*second, "CENTRAL_FEATURE.LOSS", loss]
     method, data = built(SECOND, given)
     other, _ = built(SECOND, given)
-    rows = data.samplers["target"].epoch(0)[0]
+    rows = data.rows(1)["target"]
     batches = {"target": data.domains["target"].images.gather(rows)}
     assert set(batches["target"].pids.tolist()) == {-1}
     index, transform = batches["target"].index, central_feature.second_view(configs.load(SECOND, given))

@@ -233,8 +233,8 @@ def test_copies_keep_their_memory_row_and_are_drawn_evenly(tmp_path: Path) -> No
     data = load(tmp_path, *arguments)
     images = data.domains["target"].images
     assert len(images) == 24
-    assert isinstance(data.samplers["target"], StyledSampler)
-    assert not isinstance(data.samplers["source"], StyledSampler)
+    assert isinstance(data.streams.samplers["target"], StyledSampler)
+    assert not isinstance(data.streams.samplers["source"], StyledSampler)
     shown, own_camera = [], []
     with data.streams as streams:
         for step in range(1, 61):

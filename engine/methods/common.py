@@ -1,0 +1,94 @@
+"""What every `build` needs: backbone, optimizer, precision, schedule, and the step on labelled images alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from ignite.engine import Engine
+from torch import nn
+from torch.nn import functional as F
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+from yacs.config import CfgNode
+
+from crossreid.datasets import Batch
+from crossreid.engine.data import Data
+from crossreid.engine.distributed import parallel
+from crossreid.engine.method import TrainStep
+from crossreid.engine.optim import Precision, build_optimizer, build_scheduler, training_precision
+from crossreid.modeling.backbones import build_backbone
+
+Groups = Iterable[tuple[Iterable[nn.Parameter], float]]  # parameters and their learning rate
+
+
+@dataclass(frozen=True)
+class TrainingParts:
+    """What a training step works with.
+
+    Args:
+        network: on its device, averaging gradients over ranks.
+        state: of a checkpoint: the four others by name; a method adds its memories.
+    """
+
+    network: nn.Module
+    optimizer: Optimizer
+    precision: Precision
+    scheduler: LRScheduler
+    state: dict[str, Any]
+
+
+def training_parts(
+    cfg: CfgNode, data: Data, network: nn.Module, groups: Groups, *, wrap: bool = True, **options: bool
+) -> TrainingParts:
+    """Bring a network to the device and make its optimizer, precision and schedule.
+
+    Args:
+        network: the bare network; its parameters keep their names.
+        groups: parameters and learning rate of each group; those that do not require gradients are left out.
+        wrap: average gradients over ranks; False for a method that does so itself.
+        options: of ``engine.distributed.parallel``.
+    """
+    ranks = data.ranks
+    network.to(ranks.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    wrapped = parallel(network, ranks, sync_bn=cfg.MODEL.SYNC_BN, **options) if wrap else network
+    precision = training_precision(cfg, ranks.device)
+    optimizer = build_optimizer(cfg, groups)
+    scheduler = build_scheduler(cfg, optimizer)
+    state = {"model": wrapped, "optimizer": optimizer, "scaler": precision.scaler, "scheduler": scheduler}
+    return TrainingParts(wrapped, optimizer, precision, scheduler, state)
+
+
+def new_backbone(cfg: CfgNode, *, pretrained: bool = True) -> Any:
+    """The backbone of ``MODEL``.
+
+    Args:
+        pretrained: start from ``MODEL.PRETRAINED``, unless ``MODEL.WEIGHTS`` brings the whole network.
+    """
+    model = cfg.MODEL
+    weights = model.PRETRAINED if pretrained and not model.WEIGHTS else "none"
+    return build_backbone(model.BACKBONE, last_stride=model.LAST_STRIDE, pretrained=weights)
+
+
+def identity_step(data: Data, parts: TrainingParts) -> TrainStep:
+    """The step of the baseline: the cross-entropy of the source's identities alone.
+
+    The network must give an object with ``logits`` [B, C] for images [B, 3, H, W].
+    """
+
+    def train_step(engine: Engine, batches: Mapping[str, Batch]) -> dict[str, torch.Tensor]:
+        images = data.augmented("source", batches["source"], engine.state.iteration)
+        with parts.precision.autocast():
+            logits = parts.network(images).logits
+        loss = F.cross_entropy(logits.float(), batches["source"].pids)
+        parts.precision.step(loss, parts.optimizer)
+        return {"loss": loss.detach(), "id": loss.detach()}
+
+    return train_step
+
+
+def direct_transfer(source_epochs: int) -> dict[int, str]:
+    """The milestone of a method that first trains on the source alone."""
+    return {source_epochs: "direct transfer"} if source_epochs else {}
