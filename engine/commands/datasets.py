@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw
 
 from crossreid.datasets import DatasetError, Split, Splits, load, resolver
 from crossreid.datasets.decode import decode
-from crossreid.datasets.workers import available_cores, decode_all
+from crossreid.datasets.pool import available_cores, decode_all
 from crossreid.engine.errors import guarded
 
 TILE = (128, 64)  # height, width of a picture on a contact sheet
