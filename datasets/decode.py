@@ -77,4 +77,4 @@ def decode_rows(
         with Path(target).open("r+b") as file:
             file.seek(first * pixels[0].nbytes)
             file.write(pixels.data)
-    return [zlib.crc32(image) for image in pixels], corrupt
+    return [zlib.crc32(image.data) for image in pixels], corrupt

@@ -51,7 +51,7 @@ class Store:
     def __init__(self, path: Path, handle: int, row_bytes: int, corrupt: dict[int, str]) -> None:
         self.path, self.handle, self.row_bytes, self.corrupt = path, handle, row_bytes, corrupt
         self._stamp = _stamp(handle)
-        self._closing = weakref.finalize(self, os.close, handle)
+        self._closing: weakref.finalize[..., Store] = weakref.finalize(self, os.close, handle)
 
     def on_close(self, function: Callable[[int, Path], None]) -> None:
         """Call this with descriptor and path at the end, in place of ``os.close``."""
@@ -150,7 +150,7 @@ def _sound(handle: int, row_bytes: int, rows: NDArray[np.int64], checksums: NDAr
     def sound(part: NDArray[np.int64]) -> bool:
         block = np.empty((len(part), row_bytes), np.uint8)
         return read_rows(handle, part, block, parts=1) and all(
-            zlib.crc32(image) == checksum for image, checksum in zip(block, checksums[part])
+            zlib.crc32(image.data) == checksum for image, checksum in zip(block, checksums[part])
         )
 
     return all(threads(os.getpid()).map(sound, np.split(rows, np.arange(SHARE, len(rows), SHARE))))
