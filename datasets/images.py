@@ -14,9 +14,10 @@ from torch.utils.data import Dataset
 from crossreid.datasets import buffers
 from crossreid.datasets.cache import CACHES, default_cache_dir, find_store
 from crossreid.datasets.camstyle_copies import Styled, choices
-from crossreid.datasets.decode import decode, reason
+from crossreid.datasets.decode import FILTERS, Size, decode, reason
+from crossreid.datasets.pool import available_cores
 from crossreid.datasets.splits import Batch, DatasetError, Split
-from crossreid.datasets.workers import available_cores, decode_all
+from crossreid.datasets.store import Store, decode_all
 
 ON_CORRUPT = ("error", "skip")
 
@@ -29,6 +30,7 @@ class ImageDataset(Dataset[Batch]):
     Args:
         split: what to show; ``.split`` afterwards is the same without skipped images.
         size: height and width in pixels.
+        interpolation: of the resizing to that size: bilinear or bicubic.
         cache: "disk" keeps decoded images in a file below ``cache_dir``, "ram" in shared memory, "off" decodes
             each image each time, "auto" takes the first of disk, ram, off for which there is room.
         cache_dir: default ``default_cache_dir()``.
@@ -46,6 +48,7 @@ class ImageDataset(Dataset[Batch]):
         split: Split,
         size: tuple[int, int] = (256, 128),
         *,
+        interpolation: str = "bilinear",
         cache: str = "auto",
         cache_dir: str | Path | None = None,
         on_corrupt: str = "error",
@@ -55,23 +58,41 @@ class ImageDataset(Dataset[Batch]):
     ) -> None:
         _check("DATASETS.CACHE", cache, CACHES)
         _check("DATASETS.ON_CORRUPT", on_corrupt, ON_CORRUPT)
+        _check("INPUT.INTERPOLATION", interpolation, tuple(FILTERS))
         if min(size) < 1:
             raise DatasetError(f"image size {size}: height and width must be at least 1 pixel")
         styled = styled or Styled()
         self.size = (int(size[0]), int(size[1]))
+        self._form: Size = (*self.size, interpolation)
         self._paths = (*split.paths, *styled.paths)
-        folder = Path(cache_dir).expanduser() if cache_dir else default_cache_dir()
-        workers = workers or available_cores()
-        self._store, self.mode = find_store(
-            self._paths, self.size, cache, folder, split.name or "images", workers=workers, progress=progress
+        self._workers, self._progress, self._skip = (
+            workers or available_cores(),
+            progress,
+            on_corrupt == "skip",
         )
+        self._name, self._cache = split.name or "images", cache
+        self._folder = Path(cache_dir).expanduser() if cache_dir else default_cache_dir()
+        self._store, self.mode = self._find()
         corrupt = self._store.corrupt if self._store else {}
-        if self._store is None and on_corrupt == "skip":  # they must be known before the first epoch
-            corrupt = decode_all(self._paths, self.size, None, "-", workers, progress)[1]
-        self.skipped = tuple((self._paths[row], why) for row, why in sorted(corrupt.items()))
+        if self._store is None and self._skip:  # they must be known before the first epoch
+            corrupt = decode_all(self._paths, self._form, "", self._workers, progress)[1]
+        self._corrupt = sorted(corrupt)
+        self.skipped = tuple((self._paths[row], corrupt[row]) for row in self._corrupt)
         if self.skipped:
             _report(self.skipped, split.name, on_corrupt)
-        self._number(split, styled, np.array(sorted(corrupt), np.int64))
+        self._number(split, styled, np.array(self._corrupt, np.int64))
+
+    def _find(self) -> tuple[Store | None, str]:
+        return find_store(
+            self._paths,
+            self._form,
+            self._cache,
+            self._folder,
+            self._name,
+            workers=self._workers,
+            progress=self._progress,
+            skip=self._skip,
+        )
 
     def _number(self, split: Split, styled: Styled, corrupt: NDArray[np.int64]) -> None:
         """Row of this dataset -> row of the store, and -> index in the split, both without corrupt images."""
@@ -115,17 +136,28 @@ class ImageDataset(Dataset[Batch]):
         return batch.pin_memory() if pin else batch
 
     def _fill(self, out: NDArray[np.uint8], rows: NDArray[np.int64]) -> None:
-        if self._store is not None:
-            np.take(self._store.images, rows, axis=0, out=out, mode="clip")  # "raise" would copy twice
-            return
+        while self._store is not None:
+            if self._store.read(rows, out):
+                return
+            self._renew(self._store)
         for target, row in zip(out, rows):
             try:
-                target[:] = decode(self._paths[row], *self.size).reshape(-1)
+                target[:] = decode(self._paths[row], *self._form).reshape(-1)
             except Exception as error:  # Pillow's plugins raise nearly anything on damaged files
                 raise DatasetError(
                     f"{self._paths[row]}: does not decode ({reason(error)}); restore or delete the file, "
                     "or set DATASETS.ON_CORRUPT skip"
                 ) from error
+
+    def _renew(self, store: Store) -> None:
+        """Another store in place of one that was cut off or written to while it was in use."""
+        logger.warning("%s: image store %s was changed while in use", self._name, store.path)
+        self._store, self.mode = self._find()
+        if self._store is not None and not set(self._store.corrupt) <= set(self._corrupt):
+            path = self._paths[min(set(self._store.corrupt) - set(self._corrupt))]
+            raise DatasetError(
+                f"{path}: was damaged or removed while in use, as was the image store {store.path}"
+            )
 
 
 def _check(key: str, value: str, allowed: tuple[str, ...]) -> None:

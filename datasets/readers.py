@@ -100,15 +100,9 @@ def _read_published(kind: str, base: Path, subset: str, train_val: bool, split_i
 
 
 def _read_synthetic(domain: str, base: Path, arguments: dict[str, Any]) -> Splits:
-    from crossreid.datasets.synthetic import (  # drawing is imported only by those who draw
-        SyntheticError,
-        ensure,
-    )
+    from crossreid.datasets.built_in import ensure  # drawing is imported only by those who draw
 
-    try:
-        folder = ensure(domain, base, **arguments)
-    except SyntheticError as error:
-        raise DatasetError(str(error)) from error
+    folder = ensure(domain, base, **arguments)
     return read_market(folder, f"synthetic:{domain}")
 
 

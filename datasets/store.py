@@ -1,82 +1,121 @@
-"""The decoded image store: one file of uint8 [N, 3, H, W], memory-mapped and shared by all processes.
+"""The decoded image store: one file of uint8 [N, 3, H, W], read by all processes through the page cache.
 
 File: the images, then N CRC-32 of four bytes, then a JSON description, then a footer (magic, length and CRC-32
 of the JSON). The file name is a key of the list of files and the image size; the description holds a key of their
-sizes and dates, so that a changed data set replaces its store instead of leaving it behind.
+sizes and dates, so that a changed data set replaces its store instead of leaving it behind. The file is read, never
+mapped: one that is cut off meanwhile gives a short read, not a signal.
 """
 
 from __future__ import annotations
 
-import contextlib
+import functools
 import hashlib
 import json
 import logging
 import os
 import struct
 import time
+import weakref
 import zlib
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from tqdm import tqdm
 
-from crossreid.datasets.splits import DatasetError
-from crossreid.datasets.workers import decode_all
+from crossreid.datasets.decode import Size, decode_rows, reason
+from crossreid.datasets.files import draft, locked, open_regular, read_rows, threads
+from crossreid.datasets.pool import run
 
-try:
-    import fcntl
-except ImportError:  # Windows: no lock, every process builds its own and the last one stays
-    fcntl = None  # type: ignore[assignment]
-
-FORMAT = 1
+FORMAT = 2
 MAGIC = b"reid-u8\n"
 FOOTER = struct.Struct("<8sQI")
-CHECKED_BYTES = 4 << 30  # of larger stores only this much, evenly spread, is read at opening
+CHECKED_BYTES = 4 << 30  # of larger stores only this much, drawn at random, is read at opening
+FEW = 400  # images that one process decodes faster than several processes start
+SHARE = 32  # images that a worker decodes, or a thread checks, at a time
 
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, eq=False)
 class Store:
-    """An open store: ``images`` [N, 3 * H * W], read only; and the rows that do not decode, with the reason."""
+    """An open store.
 
-    path: Path
-    images: NDArray[np.uint8]
-    corrupt: dict[int, str]
+    Args:
+        path: the file.
+        handle: its descriptor, closed with the store.
+        row_bytes: of an image, 3 * H * W.
+        corrupt: rows that do not decode, with the reason; their pixels are zeros.
+    """
 
-    def __reduce__(self) -> tuple[object, ...]:  # a worker that is spawned maps the file again
-        return _reopen, (self.path, self.images.shape, self.corrupt)
+    def __init__(self, path: Path, handle: int, row_bytes: int, corrupt: dict[int, str]) -> None:
+        self.path, self.handle, self.row_bytes, self.corrupt = path, handle, row_bytes, corrupt
+        self._stamp = _stamp(handle)
+        self._closing: weakref.finalize[..., Store] = weakref.finalize(self, os.close, handle)
+
+    def on_close(self, function: Callable[[int, Path], None]) -> None:
+        """Call this with descriptor and path at the end, in place of ``os.close``."""
+        self._closing.detach()
+        self._closing = weakref.finalize(self, function, self.handle, self.path)
+
+    def __reduce__(self) -> tuple[object, ...]:  # a worker that is spawned opens the file again
+        return _reopen, (self.path, self.row_bytes, self.corrupt)
+
+    def read(self, rows: NDArray[np.int64], out: NDArray[np.uint8]) -> bool:
+        """Copy rows [B] into ``out`` [B, 3 * H * W]; False where the file was cut off or written to meanwhile."""
+        return read_rows(self.handle, rows, out) and _stamp(self.handle) == self._stamp
 
 
-def _map(path: Path, shape: tuple[int, ...]) -> NDArray[np.uint8]:
-    return np.asarray(np.memmap(path, np.uint8, "r", shape=shape))
+def _stamp(handle: int) -> tuple[int, int]:
+    stat = os.fstat(handle)
+    return stat.st_size, stat.st_mtime_ns
 
 
-def _reopen(path: Path, shape: tuple[int, ...], corrupt: dict[int, str]) -> Store:
-    return Store(path, _map(path, shape), corrupt)
+def _reopen(path: Path, row_bytes: int, corrupt: dict[int, str]) -> Store:
+    return Store(path, open_regular(path), row_bytes, corrupt)
 
 
-def content_keys(paths: Sequence[str], height: int, width: int) -> tuple[str, str]:
-    """Key of the list of files and the image size, and key of the files' sizes and dates and the format."""
-    names = hashlib.sha256(json.dumps([height, width, *map(os.path.abspath, paths)]).encode())
+def content_keys(paths: Sequence[str], size: Size) -> tuple[str, str, dict[int, str]]:
+    """Key of the list of files and the image size, key of the files' sizes and dates, and the files not there."""
+    names = hashlib.sha256(json.dumps([*size, *map(os.path.abspath, paths)]).encode(errors="surrogatepass"))
     state = hashlib.sha256(f"{FORMAT} {names.hexdigest()}".encode())
-    for path in paths:
+    missing = {}
+    for row, path in enumerate(paths):
         try:
             stat = Path(path).stat()
-        except OSError as error:
-            raise DatasetError(
-                f"{path}: cannot be read ({error.strerror}); was it moved since it was listed?"
-            ) from error
-        state.update(struct.pack("<qq", stat.st_size, stat.st_mtime_ns))
-    return names.hexdigest()[:16], state.hexdigest()
+        except (OSError, ValueError) as error:
+            missing[row] = reason(error)
+            state.update(b"-")
+        else:  # the date of the last change of the entry, too: others may be set back
+            state.update(struct.pack("<qqq", stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns))
+    return names.hexdigest()[:16], state.hexdigest(), missing
 
 
-def open_store(path: Path, key: str, count: int, row_bytes: int) -> Store | str:
-    """Map a store after checking it, or say why it cannot be used."""
+def open_store(path: Path, key: str, count: int, row_bytes: int, *, every_row: bool = False) -> Store | str:
+    """Open a store after checking it, or say why it cannot be used ("": it is not there).
+
+    Args:
+        path: the file.
+        key: of the images' sizes and dates.
+        count: N images.
+        row_bytes: of an image, 3 * H * W.
+        every_row: check all images, however large the store is.
+    """
     try:
-        with path.open("rb") as file:
+        handle = open_regular(path)
+    except FileNotFoundError:
+        return ""
+    except OSError as error:
+        return f"cannot be read ({error.strerror})"
+    found = _checked(path, handle, key, count, row_bytes, every_row)
+    if isinstance(found, str):
+        os.close(handle)
+    return found
+
+
+def _checked(path: Path, handle: int, key: str, count: int, row_bytes: int, every_row: bool) -> Store | str:
+    try:
+        with os.fdopen(handle, "rb", closefd=False) as file:
             size = file.seek(0, os.SEEK_END)
             file.seek(max(0, size - FOOTER.size))
             magic, length, crc = FOOTER.unpack(file.read(FOOTER.size))
@@ -90,99 +129,80 @@ def open_store(path: Path, key: str, count: int, row_bytes: int) -> Store | str:
             about = json.loads(text)
             if about["key"] != key:
                 return "is older than the images"
-            if start != count * (row_bytes + 4):
+            corrupt = {int(row): str(why) for row, why in about["corrupt"]}
+            if start != count * (row_bytes + 4) or any(not 0 <= row < count for row in corrupt):
                 return "has the wrong size"
             file.seek(count * row_bytes)
             checksums = np.frombuffer(file.read(4 * count), "<u4")
-    except FileNotFoundError:
-        return ""
-    except (OSError, ValueError, KeyError, struct.error) as error:
-        return f"cannot be read ({error})"
-    images = _map(path, (count, row_bytes))
-    step = max(1, -(-count * row_bytes // CHECKED_BYTES))
-    for row in range(0, count, step):
-        if zlib.crc32(images[row]) != checksums[row]:
-            return "is damaged"
-    return Store(path, images, {int(row): why for row, why in about["corrupt"]})
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, struct.error) as error:
+        return f"cannot be read ({reason(error)})"
+    rows = np.arange(count)
+    if count * row_bytes > CHECKED_BYTES and not every_row:
+        rows = np.sort(np.random.default_rng().choice(count, CHECKED_BYTES // row_bytes, replace=False))
+    if not _sound(handle, row_bytes, rows, checksums):
+        return "is damaged"
+    return Store(path, handle, row_bytes, corrupt)
 
 
-@contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Hold the folder: one process builds, the others wait. The lock ends with its process, however it ends."""
-    if fcntl is None:
-        yield
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        with contextlib.suppress(OSError):  # file systems without locks: every process builds its own
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                logger.info("waiting for another process that decodes images into %s", folder)
-                fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(handle)
+def _sound(handle: int, row_bytes: int, rows: NDArray[np.int64], checksums: NDArray[np.uint32]) -> bool:
+    """Whether these rows have the bytes that were written."""
+
+    def sound(part: NDArray[np.int64]) -> bool:
+        block = np.empty((len(part), row_bytes), np.uint8)
+        return read_rows(handle, part, block, parts=1) and all(
+            zlib.crc32(image.data) == checksum for image, checksum in zip(block, checksums[part])
+        )
+
+    return all(threads(os.getpid()).map(sound, np.split(rows, np.arange(SHARE, len(rows), SHARE))))
 
 
-@contextlib.contextmanager
-def _new_file(target: Path) -> Iterator[tuple[int, str]]:
-    """A nameless file that becomes ``target`` at the end; where that is impossible, one with another name."""
-    temporary = target.with_name(f"{target.name}.{os.getpid()}.tmp")
-    for old in target.parent.glob(f"{target.name}.*.tmp"):
-        old.unlink(missing_ok=True)
-    try:
-        handle = os.open(target.parent, os.O_TMPFILE | os.O_RDWR, 0o644)
-        nameless = True
-    except (AttributeError, OSError):
-        handle = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_RDWR | getattr(os, "O_BINARY", 0), 0o644)
-        nameless = False
-    try:
-        yield handle, f"/proc/{os.getpid()}/fd/{handle}" if nameless else str(temporary)
-        if (
-            nameless
-        ):  # naming a file that has none needs linkat with "follow", which a directory handle selects
-            folder = os.open(target.parent, os.O_RDONLY)
-            try:
-                os.link(f"/proc/self/fd/{handle}", temporary.name, src_dir_fd=folder, dst_dir_fd=folder)
-            finally:
-                os.close(folder)
-        else:
-            os.close(handle)
-            handle = -1
-        temporary.replace(target)
-    finally:
-        if handle >= 0:
-            os.close(handle)
-        temporary.unlink(missing_ok=True)
+def decode_all(
+    paths: Sequence[str], size: Size, target: str, workers: int, progress: bool
+) -> tuple[NDArray[np.uint32], dict[int, str]]:
+    """Decode all files into their rows of the file ``target`` (or only try to, where it is "").
+
+    Returns:
+        CRC-32 of each image [N], and the rows that do not decode with the reason.
+
+    Raises:
+        OSError: the file cannot be written, or a worker was killed.
+    """
+    shares = [(row, paths[row : row + SHARE]) for row in range(0, len(paths), SHARE)]
+    work = functools.partial(decode_rows, target, size)
+    checksums: list[int] = []
+    corrupt: dict[int, str] = {}
+    hidden = None if progress else True  # None: shown on a terminal
+    with tqdm(total=len(paths), desc="decoding images", unit="image", disable=hidden, leave=False) as bar:
+        for found, problems in run(work, shares, workers if len(paths) >= FEW else 1):
+            checksums += found
+            corrupt |= problems
+            bar.update(len(found))
+    return np.array(checksums, np.uint32), corrupt
 
 
-def _build(
-    target: Path, paths: Sequence[str], size: tuple[int, int], key: str, workers: int, progress: bool
-) -> None:
-    height, width = size
-    total = len(paths) * 3 * height * width
+def _build(target: Path, paths: Sequence[str], size: Size, key: str, workers: int, progress: bool) -> None:
+    total = len(paths) * 3 * size[0] * size[1]
     start = time.monotonic()
     logger.info("decoding %d images into %s (%.2f GB), once", len(paths), target, total / 1e9)
-    with _new_file(target) as (handle, name):
+    with draft(target) as path, path.open("xb") as file:
         if hasattr(os, "posix_fallocate"):  # a disk that is too full says so now
-            os.posix_fallocate(handle, 0, total + 4 * len(paths))
-        checksums, corrupt = decode_all(paths, size, handle, name, workers, progress)
-        text = json.dumps(
-            {"key": key, "count": len(paths), "size": size, "corrupt": sorted(corrupt.items())}
-        ).encode()
-        rest = checksums.astype("<u4").tobytes() + text + FOOTER.pack(MAGIC, len(text), zlib.crc32(text))
-        os.lseek(handle, total, os.SEEK_SET)
-        while rest:
-            rest = rest[os.write(handle, rest) :]
+            os.posix_fallocate(file.fileno(), 0, total + 4 * len(paths))
+        checksums, corrupt = decode_all(paths, size, str(path), workers, progress)
+        about = {"key": key, "count": len(paths), "size": size, "corrupt": sorted(corrupt.items())}
+        text = json.dumps(about).encode()
+        file.seek(total)
+        file.write(checksums.astype("<u4").tobytes() + text + FOOTER.pack(MAGIC, len(text), zlib.crc32(text)))
+        file.flush()
+        if total > CHECKED_BYTES:  # smaller ones are read whole at each opening
+            os.fsync(file.fileno())
     logger.info("decoded %d images in %.1f s", len(paths), time.monotonic() - start)
 
 
 def obtain(
     paths: Sequence[str],
-    size: tuple[int, int],
-    folder: Path,
-    label: str,
+    size: Size,
+    key: str,
+    target: Path,
     *,
     workers: int,
     progress: bool,
@@ -192,34 +212,34 @@ def obtain(
 
     Args:
         paths: N image files.
-        size: height and width in pixels.
-        folder: where stores lie; made if needed.
-        label: beginning of the file name, for people.
+        size: height and width in pixels, interpolation.
+        key: of the files' sizes and dates.
+        target: where the store lies; its folder is made if needed.
         workers: decoding processes.
+        progress: show a bar on a terminal.
         room: how many bytes a new store may take.
 
     Raises:
         OSError: the store cannot be written (disk full, no permission).
-        DatasetError: an image file is gone.
     """
-    names, key = content_keys(paths, *size)
-    target = folder / f"{label.replace('/', '-').replace(':', '-')}-{size[0]}x{size[1]}-{names}.u8"
     row_bytes = 3 * size[0] * size[1]
     store = open_store(target, key, len(paths), row_bytes)
     if isinstance(store, Store):
         return store
-    folder.mkdir(parents=True, exist_ok=True)
-    with _locked(folder):
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with locked(target.parent) as held:
         store = open_store(target, key, len(paths), row_bytes)  # another process may have built it meanwhile
         if isinstance(store, str):
             if store:
                 logger.info("image store %s %s: building it again", target, store)
+            for left in target.parent.glob("*.tmp") if held else ():  # by killed processes
+                left.unlink(missing_ok=True)
             if (free := room()) < len(paths) * row_bytes:
                 raise OSError(
                     f"{len(paths) * row_bytes / 1e9:.2f} GB needed, {max(free, 0) / 1e9:.2f} GB to spare"
                 )
             _build(target, paths, size, key, workers, progress)
-            store = open_store(target, key, len(paths), row_bytes)
+            store = open_store(target, key, len(paths), row_bytes, every_row=True)
     if isinstance(store, str):
         raise OSError(f"the store just written {store or 'is gone'}")
     return store

@@ -14,7 +14,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from crossreid.datasets.workers import available_cores
+from crossreid.datasets.pool import available_cores
 from crossreid.engine.errors import InputError
 
 

@@ -1,8 +1,18 @@
-"""Built-in pedestrian domains: drawn with NumPy and Pillow, written to disk in Market-1501 layout."""
+"""Pedestrians of four domains, drawn with NumPy and Pillow: what there is to draw, and who draws it."""
 
 from .domains import DOMAINS, DomainStyle
-from .plan import Sizes
+from .plan import GALLERY, QUERY, TRAIN, Job, Shot, Sizes, make_plan
 from .studio import Studio
-from .writer import SyntheticError, check, ensure
 
-__all__ = ["DOMAINS", "DomainStyle", "Sizes", "Studio", "SyntheticError", "check", "ensure"]
+__all__ = [
+    "DOMAINS",
+    "GALLERY",
+    "QUERY",
+    "TRAIN",
+    "DomainStyle",
+    "Job",
+    "Shot",
+    "Sizes",
+    "Studio",
+    "make_plan",
+]

@@ -16,7 +16,8 @@ from PIL import Image, ImageDraw
 
 from crossreid.datasets import DatasetError, Split, Splits, load, resolver
 from crossreid.datasets.decode import decode
-from crossreid.datasets.workers import available_cores, decode_all
+from crossreid.datasets.pool import available_cores
+from crossreid.datasets.store import decode_all
 from crossreid.engine.errors import guarded
 
 TILE = (128, 64)  # height, width of a picture on a contact sheet
@@ -67,7 +68,7 @@ def report(splits: Splits, workers: int, tried: bool) -> list[str]:
             f"{single_camera_identities(split):>13,}{split.junk:>7,}  {size_range(split.paths)}"
         )
         if tried:
-            corrupt = decode_all(split.paths, SMALL, None, "-", workers, True)[1]
+            corrupt = decode_all(split.paths, (*SMALL, "bilinear"), "", workers, True)[1]
             bad += [(split.paths[row], why) for row, why in sorted(corrupt.items())]
     unmatched = queries_without_match(splits.query, splits.gallery)
     lines.append(f"  queries without a match in another camera: {unmatched:,} of {len(splits.query):,}")

@@ -12,7 +12,9 @@ import time
 
 from PIL import Image
 
-from crossreid.datasets.synthetic import DOMAINS, Sizes, Studio, SyntheticError, check, ensure
+from crossreid.datasets import DatasetError
+from crossreid.datasets.built_in import check, ensure
+from crossreid.datasets.synthetic import DOMAINS, Sizes, Studio
 from crossreid.engine.errors import fail
 
 
@@ -90,7 +92,7 @@ def main(arguments: list[str] | None = None) -> None:
     """The command; bad input ends in one line and exit code 2."""
     try:
         _main(_arguments(arguments))
-    except (SyntheticError, OSError) as error:
+    except (DatasetError, OSError) as error:
         fail(error)
 
 
@@ -100,7 +102,7 @@ def _main(args: argparse.Namespace) -> None:
     for name in names:
         check(name, sizes, args.workers)
     if min(args.persons, args.frames, args.across) < 1:
-        raise SyntheticError("--persons, --frames and --across must be 1 or more")
+        raise DatasetError("--persons, --frames and --across must be 1 or more")
     if not args.sheet_only:
         for name in names:
             _draw(name, args)

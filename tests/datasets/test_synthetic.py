@@ -1,4 +1,4 @@
-"""Embedded domains: layout, names, determinism, looks measured in colour, safety of the files on disk."""
+"""Built-in domains: layout, names, determinism, looks measured in colour, safety of the files on disk."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from crossreid.datasets.synthetic import DOMAINS, SyntheticError, ensure
-from crossreid.datasets.synthetic.plan import GALLERY, QUERY, TRAIN, Sizes, make_plan
-from crossreid.datasets.synthetic.studio import Studio
+from crossreid.datasets import DatasetError
+from crossreid.datasets.built_in import ensure
+from crossreid.datasets.synthetic import DOMAINS, GALLERY, QUERY, TRAIN, Sizes, Studio, make_plan
 from crossreid.engine.commands import domains
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -122,21 +122,21 @@ def test_foreign_or_damaged_folders_are_refused_and_kept(drawn: Path, tmp_path: 
     folder = tmp_path / "synthetic" / drawn.name
     folder.mkdir(parents=True)
     (folder / "mine.txt").write_text("keep")
-    with pytest.raises(SyntheticError, match=r"no readable domain\.json"):
+    with pytest.raises(DatasetError, match=r"no readable domain\.json"):
         ensure("winter", tmp_path, **SMALL)
     marker = json.loads((drawn / "domain.json").read_text())
     (folder / "domain.json").write_text(json.dumps({**marker, "seed": 4}))
-    with pytest.raises(SyntheticError, match="other parameters"):
+    with pytest.raises(DatasetError, match="other parameters"):
         ensure("winter", tmp_path, **SMALL)
     (folder / "domain.json").write_text(json.dumps(marker))
-    with pytest.raises(SyntheticError, match="has 0 images"):
+    with pytest.raises(DatasetError, match="has 0 images"):
         ensure("winter", tmp_path, **SMALL)
     assert (folder / "mine.txt").read_text() == "keep"
 
 
 def start(root: Path, call: str) -> subprocess.Popen[str]:
-    """A process that imports the package alone: no torch, so it starts quickly."""
-    code = f"import sys; sys.path.insert(0, 'datasets'); from synthetic import ensure; {call}"
+    code = "import logging, sys; logging.basicConfig(level='INFO'); "
+    code += f"from crossreid.datasets.built_in import ensure; assert 'torch' not in sys.modules; {call}"
     pipe = subprocess.PIPE
     return subprocess.Popen(
         [sys.executable, "-c", code, str(root)], cwd=ROOT, stdout=pipe, stderr=pipe, text=True
@@ -165,7 +165,7 @@ def test_two_processes_draw_once(tmp_path: Path) -> None:
     results = [process.communicate(timeout=60) for process in processes]
     assert [process.returncode for process in processes] == [0, 0]
     assert len({out for out, _ in results}) == 1
-    assert sum("drawing summer" in err for _, err in results) == 1
+    assert sum("images of summer into" in err for _, err in results) == 1
 
 
 def histogram(data: bytes) -> np.ndarray:
@@ -224,16 +224,16 @@ def test_domains_and_cameras_differ() -> None:
     ],
 )
 def test_bad_values(tmp_path: Path, change: dict[str, object], message: str) -> None:
-    with pytest.raises(SyntheticError, match=message):
+    with pytest.raises(DatasetError, match=message):
         ensure("summer", tmp_path, **change)  # type: ignore[arg-type]
     assert not list(tmp_path.iterdir())
 
 
 def test_unknown_domain_and_unwritable_root(tmp_path: Path) -> None:
-    with pytest.raises(SyntheticError, match=r"no embedded domain 'sumer'; did you mean 'summer'.*indoor"):
+    with pytest.raises(DatasetError, match=r"no built-in domain 'sumer'; did you mean 'summer'.*indoor"):
         ensure("sumer", tmp_path)
     (tmp_path / "file").write_text("")
-    with pytest.raises(SyntheticError, match="cannot write embedded domain 'summer'"):
+    with pytest.raises(DatasetError, match="cannot write built-in domain 'summer'"):
         ensure("summer", tmp_path / "file", **SMALL)
 
 
