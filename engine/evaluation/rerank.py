@@ -7,14 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+import numpy as np
 import torch
+from scipy.sparse import csr_array
 
 from crossreid.engine.errors import InputError
 from crossreid.engine.evaluation.distances import pair_blocks, product_type
 from crossreid.engine.evaluation.features import Features, prepare
 from crossreid.engine.evaluation.metrics import MetricAccumulator
 from crossreid.engine.evaluation.neighbors import nearest_points, squared_distances
-from crossreid.engine.evaluation.reciprocal import Sparse, overlaps, query_expansion, reciprocal_sets
+from crossreid.engine.evaluation.reciprocal import distinct_pairs, overlaps, query_expansion, reciprocal_sets
 from crossreid.engine.evaluation.retrieval import Retrieval, check_options, rates_of, summary
 from crossreid.engine.evaluation.rows import FeatureMatrix, duplicates
 from crossreid.engine.log import Bar
@@ -135,10 +137,7 @@ def reranked(
     start, stop = shares.bounds(len(query), query.tile_rows)
     if start >= stop:
         return
-    entry = int(matrix.starts[len(query)])  # the first of the gallery's
-    of_gallery = Sparse(
-        matrix.starts[len(query) :] - entry, matrix.columns[entry:], matrix.values[entry:], matrix.width
-    ).transposed()
+    of_gallery = matrix[len(query) :].T.tocsr()
     bar = Bar(stop - start, "re-ranking, distances", enabled=progress)
     for first, block in _originals(query, points, known, start, stop, chunk_mb):
         own = farthest[first : first + len(block), None].to(block.device)
@@ -204,7 +203,7 @@ def jaccard(
     matrix = _memberships(points, index, k1, min(k1, round(k1 / 2) + 1), k2, None, progress)
     bar = Bar(len(points), "Jaccard distances", enabled=progress)
     places, values = [], []
-    for rows, sums in overlaps(matrix, matrix.transposed(), torch.arange(len(points))):
+    for rows, sums in overlaps(matrix, matrix.T.tocsr(), torch.arange(len(points))):
         row, column = sums.nonzero(as_tuple=True)
         places.append(torch.stack((rows[row], column)))
         values.append(_jaccard(sums[row, column]))
@@ -223,21 +222,22 @@ def _memberships(
     k2: int,
     scale: tuple[torch.Tensor, int] | None,
     progress: bool,
-) -> Sparse:
+) -> csr_array:
     """Weights of each point's reciprocal set, summing to 1, averaged over its k2 nearest points (equation 7).
 
     Args:
         index: [N, >= k, >= k2] nearest points.
         scale: distance of each row that counts as 1, and the power taken after; None: squared distances as they are.
     """
-    starts, members = reciprocal_sets(index[:, :k].contiguous(), half, progress=progress)
-    rows = torch.arange(len(points)).repeat_interleave(starts.diff())
-    distances = squared_distances(points, rows, members, progress=progress)
+    sets = reciprocal_sets(index[:, :k], half)
+    rows = torch.arange(len(points)).repeat_interleave(torch.from_numpy(np.diff(sets.indptr)))
+    one, other, place = distinct_pairs(sets)
+    distances = squared_distances(points, one, other, progress=progress)[place]
     if scale is not None:
         distances = (distances / scale[0][rows]) ** scale[1]
     weights = distances.neg().exp()
     total = torch.zeros(len(points), dtype=weights.dtype).index_add_(0, rows, weights)
-    matrix = Sparse(starts, members, weights / total[rows], len(points))
+    matrix = csr_array(((weights / total[rows]).numpy(), sets.indices, sets.indptr), shape=sets.shape)
     return matrix if k2 == 1 else query_expansion(matrix, index[:, :k2])
 
 
