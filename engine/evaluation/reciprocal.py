@@ -37,7 +37,9 @@ def reciprocal_sets(index: torch.Tensor, half: int) -> csr_array:
     """
     near, short = (neighbor_matrix(part) for part in (index, index[:, :half]))
     near, short = near.multiply(near.T).tocsr(), short.multiply(short.T).tocsr()  # mutual neighbours
-    inside = (near @ short).multiply(near).tocsr()  # |R(i, k) and R(j, half)| of members j; short is symmetric
+    inside = (
+        (near @ short).multiply(near).tocsr()
+    )  # |R(i, k) and R(j, half)| of members j; short is symmetric
     size = np.diff(short.indptr)[inside.indices]
     inside.data = (3 * inside.data > 2 * size).astype(np.int32)
     sets = (near + inside @ short).tocsr()
