@@ -10,6 +10,7 @@ unmeasured run over some of them, three times; the best counts.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import shutil
 import subprocess
@@ -134,9 +135,8 @@ def whole_path(dataset: ImageDataset, batch: int, device: str, dtype: torch.dtyp
     normalize = Normalize(MEAN, STD)
     chain = Compose([Flip(), PadCrop(10), normalize, RandomErasing(0.5, mean=MEAN, std=STD)], dtype)
 
-    with Streams(
-        {"train": (dataset, ShuffledSampler(len(dataset), batch))}, pin_memory=device == "cuda"
-    ) as streams:
+    sources = {"train": (dataset, ShuffledSampler(len(dataset), batch))}
+    with contextlib.closing(Streams(sources, pin_memory=device == "cuda")) as streams:
 
         def run() -> Iterable[int]:
             for _ in range(len(streams)):

@@ -11,7 +11,6 @@ import queue
 import threading
 import weakref
 from collections.abc import Callable, Iterator, Mapping
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -255,11 +254,3 @@ class Streams:
         if self._thread is not None:
             _halt(self._thread, self._stop)
         self._thread, self._direct = None, None
-
-    def __enter__(self) -> Streams:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
