@@ -254,3 +254,9 @@ class Streams:
         if self._thread is not None:
             _halt(self._thread, self._stop)
         self._thread, self._direct = None, None
+
+    def __enter__(self) -> Streams:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()

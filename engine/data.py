@@ -24,7 +24,7 @@ from crossreid.datasets.samplers import (
 )
 from crossreid.datasets.streams import Streams
 from crossreid.datasets.transforms import Compose, iteration_generator
-from crossreid.engine.augmentation import mask_transform, plain_transform, train_transform
+from crossreid.engine.augmentation import plain_transform, train_transform
 from crossreid.engine.camera_style import find_copies, style_transform
 from crossreid.engine.distributed import Ranks
 from crossreid.engine.errors import InputError
@@ -41,7 +41,6 @@ class Domain:
     num_cameras: int
     cams: torch.Tensor  # [N] camera of every image, on the training device
     masks: ImageDataset | None = None  # foreground of the images, in their order
-    mask_transform: Compose | None = None
 
 
 @dataclass(frozen=True)
@@ -59,12 +58,14 @@ class Data:
         """The images of a batch of step ``step`` (from 1) as training sees them: normalised floats [B, 3, H, W]."""
         return self.domains[name].transform(batch.images, self._generator(name, step), batch.cams)
 
-    def augmented_masks(self, name: str, batches: Mapping[str, Batch], step: int) -> torch.Tensor | None:
-        """The masks of a domain's batch in 0..1 [B, 3, H, W], moved as its images are; None where it has none."""
-        transform = self.domains[name].mask_transform
-        if transform is None:
-            return None
-        return transform(batches[f"{name}_mask"].images, self._generator(name, step))
+    def augmented_with_masks(
+        self, name: str, batches: Mapping[str, Batch], step: int
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """The same, and the images' masks in 0..1 [B, 3, H, W], moved with them; None where the domain has none."""
+        batch = batches[name]
+        masks = batches[f"{name}_mask"].images if self.domains[name].masks is not None else None
+        generator = self._generator(name, step)
+        return self.domains[name].transform.together(batch.images, masks, generator, batch.cams)
 
     def second_view(self, name: str, batch: Batch, step: int, transform: Compose) -> torch.Tensor:
         """The images of a batch under another transform with random numbers of its own: [B, 3, H, W]."""
@@ -150,6 +151,7 @@ def images_of(cfg: CfgNode, split: Split, copies: Styled | None = None) -> Image
     return ImageDataset(
         split,
         tuple(cfg.INPUT.SIZE),
+        interpolation=cfg.INPUT.INTERPOLATION,
         cache=options.CACHE,
         cache_dir=options.CACHE_DIR or None,
         on_corrupt=options.ON_CORRUPT,
@@ -221,7 +223,6 @@ def build_domain(
         images.split.num_cameras,
         torch.from_numpy(images.split.cams).to(ranks.device),
         masks,
-        mask_transform(cfg, style) if masks is not None else None,
     )
 
 

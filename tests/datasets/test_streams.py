@@ -3,7 +3,6 @@ from __future__ import annotations
 import itertools
 import threading
 import time
-from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -45,9 +44,7 @@ def take(streams: Streams, count: int) -> list[dict[str, Batch]]:
 
 def test_shorter_stream_is_repeated(folder: Path) -> None:
     long, short = ShuffledSampler(24, 4, seed=1), ShuffledSampler(9, 4, seed=2)
-    with closing(
-        Streams({"source": (dataset(folder, 9), short), "target": (dataset(folder, 24), long)})
-    ) as streams:
+    with Streams({"source": (dataset(folder, 9), short), "target": (dataset(folder, 24), long)}) as streams:
         assert len(streams) == 6
         batches = take(streams, 13)
         assert streams.iteration == 13
@@ -67,9 +64,9 @@ def test_resumes_at_any_iteration(folder: Path, at: int, prefetch: int) -> None:
         "source": (dataset(folder, 12), IdentitySampler(np.arange(12) // 4, 2, 2, seed=5, num_batches=5)),
         "target": (dataset(folder, 24), ShuffledSampler(24, 4, seed=6)),
     }
-    with closing(Streams(sources, prefetch=2)) as streams:
+    with Streams(sources, prefetch=2) as streams:
         straight = take(streams, 20)
-    with closing(Streams(sources, prefetch=prefetch)) as streams:
+    with Streams(sources, prefetch=prefetch) as streams:
         streams.start(at)
         assert all(same(a, b) for a, b in zip(take(streams, 20 - at), straight[at:], strict=True))
         streams.start(at)  # again, whatever was prepared ahead
@@ -79,9 +76,9 @@ def test_resumes_at_any_iteration(folder: Path, at: int, prefetch: int) -> None:
 @pytest.mark.parametrize("workers", [0, 2])
 def test_without_a_store_the_same_batches(folder: Path, workers: int) -> None:
     sampler = ShuffledSampler(24, 5, seed=3)
-    with closing(Streams({"a": (dataset(folder, 24), sampler)})) as streams:
+    with Streams({"a": (dataset(folder, 24), sampler)}) as streams:
         expected = take(streams, 9)
-    with closing(Streams({"a": (dataset(folder, 24, "off"), sampler)}, workers=workers)) as streams:
+    with Streams({"a": (dataset(folder, 24, "off"), sampler)}, workers=workers) as streams:
         streams.start(3)
         assert all(same(a, b) for a, b in zip(take(streams, 6), expected[3:], strict=True))
 
@@ -135,7 +132,7 @@ def test_thread_stops(folder: Path) -> None:
 
 def test_replaced_sampler_counts_from_the_next_batch(folder: Path) -> None:
     first, second = ShuffledSampler(24, 4, seed=1), ShuffledSampler(24, 4, seed=2)
-    with closing(Streams({"a": (dataset(folder, 24), first)}, prefetch=4)) as streams:
+    with Streams({"a": (dataset(folder, 24), first)}, prefetch=4) as streams:
         got = [batch["a"].index.numpy() for batch in take(streams, 6)]
         streams.replace("a", second)
         got += [batch["a"].index.numpy() for batch in take(streams, 6)]
@@ -146,9 +143,9 @@ def test_ranks_share_each_batch(folder: Path) -> None:
     images = dataset(folder, 24)
     parts = []
     for rank in range(3):
-        with closing(Streams({"a": (images, ShuffledSampler(24, 6, rank=rank, world_size=3))})) as streams:
+        with Streams({"a": (images, ShuffledSampler(24, 6, rank=rank, world_size=3))}) as streams:
             parts.append(torch.stack([batch["a"].index for batch in take(streams, 8)]))
-    with closing(Streams({"a": (images, ShuffledSampler(24, 6))})) as streams:
+    with Streams({"a": (images, ShuffledSampler(24, 6))}) as streams:
         alone = torch.stack([batch["a"].index for batch in take(streams, 8)])
     assert torch.equal(torch.cat(parts, 1), alone)
 
