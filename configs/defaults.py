@@ -16,9 +16,7 @@ _C.DETERMINISTIC = flag(
 )  # on GPUs: deterministic kernels, slower (on CPU runs are always deterministic)
 
 _C.MODEL = Section()
-_C.MODEL.BACKBONE = choice(  # the last two take _ibn_a
-    "resnet50", "tiny", "resnet18", "resnet34", "resnet101", "resnet50_ibn_a", "resnet101_ibn_a"
-)
+_C.MODEL.BACKBONE = text("resnet50")  # tiny, resnet18/34/50/101, the last two with _ibn_a; or an import path
 _C.MODEL.LAST_STRIDE = choice(1, 2)  # of the last stage
 _C.MODEL.PRETRAINED = text("imagenet")  # imagenet | none | path of a weight file of the backbone
 _C.MODEL.WEIGHTS = text("")  # a checkpoint whose weights the whole network starts from

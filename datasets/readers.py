@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import importlib
 import logging
 from collections.abc import Mapping
 from pathlib import Path
@@ -36,7 +37,9 @@ def canonical(name: str) -> tuple[str, str]:
         raise DatasetError("synthetic: a domain is needed, as in synthetic:summer")
     if head in ("synthetic", "csv", "folder"):
         return head, tail
-    known = [*NAMES[:-3], *ALIASES, "synthetic:<domain>", "csv", "folder"]
+    if "." in head:
+        return name.strip().partition(":")[0], tail
+    known = [*NAMES[:-3], *ALIASES, "synthetic:<domain>", "csv", "folder", "your.module:<folder>"]
     near = difflib.get_close_matches(name, known, 1, 0.4)
     hint = f"did you mean {near[0]}? " if near else ""
     raise DatasetError(f"unknown dataset {name!r}; {hint}known: {', '.join(known)}")
@@ -55,14 +58,15 @@ def load(
     """Read a dataset's listing; sorted, training identities relabelled, junk dropped, sizes checked.
 
     Args:
-        name: a name or alias of ``NAMES``; ``synthetic:<domain>``, ``csv:<file>``, ``folder:<folder>``.
+        name: a name or alias of ``NAMES``; ``synthetic:<domain>``, ``csv:<file>``, ``folder:<folder>``, or
+            ``package.module:<folder>``, whose ``load(folder)`` gives the splits.
         root: folder of all datasets (or the dataset's own); default ``REID_DATASETS`` or ``./data``. For
             ``csv`` and ``folder`` without a colon: the file (or the folder with one .csv file), the folder.
         strict: sizes that differ from the published ones are an error, not a warning.
         subset: of CUHK03-NP, "labeled" or "detected".
         train_val: MSMT17 trains on list_train + list_val.
         split_id: which of the splits of CUHK03's old protocol.
-        synthetic: arguments of the embedded domains (identities, cameras, seed, height, width, ...).
+        synthetic: arguments of the built-in domains (identities, cameras, seed, height, width, ...).
 
     Raises:
         DatasetError: unknown name, nothing found, a name that does not parse, an empty split, wrong sizes.
@@ -77,6 +81,8 @@ def load(
         splits = read_csv(_csv_path(base, tail), "csv")
     elif kind == "folder":
         splits = read_own(_given(base, tail), "folder")
+    elif "." in kind:
+        splits = _read_outside(kind, _given(base, tail))
     else:
         splits = _read_published(kind, base, subset, train_val, split_id)
     return _checked(splits, f"{kind}/{subset}" if kind == "cuhk" else kind, strict, train_val)
@@ -98,6 +104,23 @@ def _read_synthetic(domain: str, base: Path, arguments: dict[str, Any]) -> Split
 
     folder = ensure(domain, base, **arguments)
     return read_market(folder, f"synthetic:{domain}")
+
+
+def _read_outside(module: str, folder: Path) -> Splits:
+    """What ``load(folder)`` of a reader from outside the tree gives."""
+    try:
+        reader = importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name is None or not module.startswith(error.name):
+            raise
+        raise DatasetError(
+            f"dataset {module}:{folder}: Python finds no module {error.name}; add the folder that holds it to "
+            "PYTHONPATH"
+        ) from None
+    splits = reader.load(folder) if hasattr(reader, "load") else None
+    if not isinstance(splits, Splits):
+        raise DatasetError(f"dataset {module}: it needs a function load(folder) that returns datasets.Splits")
+    return splits
 
 
 def _given(base: Path, tail: str) -> Path:

@@ -17,7 +17,6 @@ from torch import nn
 from yacs.config import CfgNode
 
 from crossreid.engine.errors import InputError
-from crossreid.modeling.backbones import Backbone, TinyBackbone
 from crossreid.modeling.recompute import recompute_stages
 
 Inputs = ParamSpec("Inputs")
@@ -57,7 +56,7 @@ def prepare_backbones(cfg: CfgNode, network: nn.Module, device: torch.device) ->
     Raises:
         InputError: ``MODEL.COMPILE`` without what compiling needs.
     """
-    backbones = [module for module in network.modules() if isinstance(module, (Backbone, TinyBackbone))]
+    backbones = [module for module in network.modules() if hasattr(module, "stage_names")]
     if cfg.MODEL.COMPILE:
         if missing := missing_for_compiling(device):
             raise InputError(f"MODEL.COMPILE true needs {missing}: install it, or set MODEL.COMPILE false")

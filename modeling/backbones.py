@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
+from typing import Any
+
 import torch
 import torchvision
 from torch import nn
@@ -41,7 +44,7 @@ class Backbone(nn.Module):
         last_stride: 1 or 2, of the last stage.
     """
 
-    first_stages = (("conv1", "bn1"), ("layer1",), ("layer2",))  # those that some methods keep as they are
+    stage_names = (("conv1", "bn1"), ("layer1",), ("layer2",), ("layer3",), ("layer4",))
 
     def __init__(self, resnet: ResNet, last_stride: int) -> None:
         super().__init__()
@@ -66,7 +69,7 @@ class TinyBackbone(nn.Module):
     """
 
     out_channels = 256
-    first_stages = (("stem",), ("stages.0",), ("stages.1",))
+    stage_names = (("stem",), ("stages.0",), ("stages.1",), ("stages.2",), ("stages.3",))
 
     def __init__(self, last_stride: int) -> None:
         super().__init__()
@@ -99,11 +102,13 @@ def _unstride(layer: nn.Module) -> None:
             module.stride = (1, 1)
 
 
-def build_backbone(name: str, *, last_stride: int = 1, pretrained: str = "none") -> Backbone | TinyBackbone:
+def build_backbone(name: str, *, last_stride: int = 1, pretrained: str = "none") -> Any:
     """A backbone by name.
 
     Args:
-        name: tiny, resnet18, resnet34, resnet50, resnet101, resnet50_ibn_a or resnet101_ibn_a.
+        name: tiny, resnet18, resnet34, resnet50, resnet101, resnet50_ibn_a or resnet101_ibn_a, or the import path of
+            a module with ``build(last_stride)`` that gives a module with ``forward``, ``out_channels``, ``stride`` and
+            ``stage_names``: the names of the submodules of the stem and of each stage.
         last_stride: 1 or 2, of the last stage.
         pretrained: none, imagenet (torchvision's weights, downloaded or from its cache), or a file's path.
 
@@ -115,7 +120,9 @@ def build_backbone(name: str, *, last_stride: int = 1, pretrained: str = "none")
             raise ModelError(
                 "MODEL.BACKBONE tiny has no ImageNet weights: set MODEL.PRETRAINED none (or a path)"
             )
-        backbone: Backbone | TinyBackbone = TinyBackbone(last_stride)
+        backbone: Any = TinyBackbone(last_stride)
+    elif "." in name:
+        backbone = _build_outside(name, last_stride)
     else:
         base = name.removesuffix("_ibn_a")
         if base not in RESNETS:
@@ -127,6 +134,24 @@ def build_backbone(name: str, *, last_stride: int = 1, pretrained: str = "none")
             _instance_normalise(backbone)
     if pretrained != "none":
         load_backbone(backbone, name, pretrained)
+    return backbone
+
+
+def _build_outside(name: str, last_stride: int) -> nn.Module:
+    try:
+        module = importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not name.startswith(error.name):
+            raise
+        raise ModelError(
+            f"MODEL.BACKBONE {name}: Python finds no module {error.name}; add the folder that holds it to PYTHONPATH"
+        ) from None
+    if not hasattr(module, "build"):
+        raise ModelError(f"MODEL.BACKBONE {name}: {module.__file__} lacks build(last_stride)")
+    backbone: nn.Module = module.build(last_stride)
+    missing = [part for part in ("out_channels", "stride", "stage_names") if not hasattr(backbone, part)]
+    if missing:
+        raise ModelError(f"MODEL.BACKBONE {name}: its network lacks {', '.join(missing)}")
     return backbone
 
 

@@ -54,7 +54,7 @@ class ECNNet(nn.Module):
         if self.classifier is not None:
             nn.init.normal_(self.classifier.weight, std=0.001)
             nn.init.zeros_(self.classifier.bias)
-        stages = backbone.first_stages[:frozen_stages]
+        stages = backbone.stage_names[:frozen_stages]
         self._frozen = tuple(name for stage in stages for name in stage)
         for name in self._frozen:
             backbone.get_submodule(name).requires_grad_(False)

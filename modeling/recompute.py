@@ -11,10 +11,8 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from crossreid.modeling.backbones import Backbone, TinyBackbone
 
-
-def recompute_stages(backbone: Backbone | TinyBackbone, count: int) -> None:
+def recompute_stages(backbone: nn.Module, count: int) -> None:
     """Save the memory of the activations inside the first stages, for one more forward pass of these.
 
     Gradients and batch-norm statistics stay the same: the second pass works on copies of the buffers. Modules and
@@ -23,15 +21,10 @@ def recompute_stages(backbone: Backbone | TinyBackbone, count: int) -> None:
     Args:
         count: stages after the stem, 0 to 4.
     """
-    for stage in stages_of(backbone)[:count]:
+    names: tuple[tuple[str, ...], ...] = backbone.stage_names  # type: ignore[assignment]
+    for (name,) in names[1 : 1 + count]:
+        stage = backbone.get_submodule(name)
         stage.forward = partial(_checkpointed, stage, stage.forward)
-
-
-def stages_of(backbone: Backbone | TinyBackbone) -> list[nn.Module]:
-    """The four stages after the stem."""
-    if isinstance(backbone, TinyBackbone):
-        return list(backbone.stages)
-    return [backbone.layer1, backbone.layer2, backbone.layer3, backbone.layer4]
 
 
 def _checkpointed(stage: nn.Module, forward: Any, x: torch.Tensor) -> Any:
