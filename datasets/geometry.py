@@ -133,10 +133,11 @@ class FlipPadCrop(Geometric):
         return *self.flip.draw(images, generator), *self.crop.draw(images, generator)
 
     def apply(self, images: Tensor, *drawn: Tensor) -> Tensor:
-        return windows(images, *drawn, self.crop.pad, self.crop.value)
+        flip, top, left = drawn
+        return windows(images, flip, top, left, self.crop.pad, self.crop.value)
 
     def apply_to_masks(self, masks: Tensor, *drawn: Tensor) -> Tensor:
-        return windows(masks, *drawn, self.crop.pad, (0.0,) * 3)
+        return FlipPadCrop(self.flip, PadCrop(self.crop.pad, 0)).apply(masks, *drawn)
 
 
 ATTEMPTS = 10  # draws of a box an image; where none fits, the image stays as it is
