@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +14,7 @@ from PIL import Image
 from crossreid.datasets.files import open_regular
 
 Size = tuple[int, int, str]  # height and width in pixels, interpolation
+Box = Callable[[int, int], tuple[int, int, int, int]]
 FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 
 
@@ -25,7 +26,9 @@ def to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def decode(path: str, height: int, width: int, interpolation: str = "bilinear") -> NDArray[np.uint8]:
+def decode(
+    path: str, height: int, width: int, interpolation: str = "bilinear", box: Box | None = None
+) -> NDArray[np.uint8]:
     """Read an image as RGB and resize it as torchvision's ``Resize`` does with PIL (antialiased).
 
     Args:
@@ -33,6 +36,7 @@ def decode(path: str, height: int, width: int, interpolation: str = "bilinear") 
         height: in pixels.
         width: in pixels.
         interpolation: a key of ``FILTERS``.
+        box: from the image's width and height to what is cut from it before: left, top, right, bottom.
 
     Returns:
         Pixels [3, height, width].
@@ -42,6 +46,8 @@ def decode(path: str, height: int, width: int, interpolation: str = "bilinear") 
     """
     with os.fdopen(open_regular(path), "rb") as file, Image.open(file) as image:
         rgb = to_rgb(image)
+    if box is not None:
+        rgb = rgb.crop(box(*rgb.size))
     if rgb.size != (width, height):
         rgb = rgb.resize((width, height), FILTERS[interpolation])
     return np.ascontiguousarray(np.asarray(rgb).transpose(2, 0, 1))

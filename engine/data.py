@@ -16,6 +16,7 @@ from yacs.config import CfgNode
 from crossreid.datasets import Batch, Split, Splits, load
 from crossreid.datasets.camstyle_copies import Styled
 from crossreid.datasets.images import ImageDataset
+from crossreid.datasets.raw_crops import RawCrops
 from crossreid.datasets.samplers import (
     IdentitySampler,
     RelabelledSampler,
@@ -23,9 +24,9 @@ from crossreid.datasets.samplers import (
     ShuffledSampler,
     StyledSampler,
 )
-from crossreid.datasets.streams import Streams
+from crossreid.datasets.streams import Shown, Streams
 from crossreid.datasets.transforms import Compose, iteration_generator
-from crossreid.engine.augmentation import mask_transform, plain_transform, train_transform
+from crossreid.engine.augmentation import plain_transform, train_transform
 from crossreid.engine.camera_style import find_copies, style_transform
 from crossreid.engine.distributed import Ranks
 from crossreid.engine.errors import InputError
@@ -42,7 +43,6 @@ class Domain:
     num_cameras: int
     cams: torch.Tensor  # [N] camera of every image, on the training device
     masks: ImageDataset | None = None  # foreground of the images, in their order
-    mask_transform: Compose | None = None
 
 
 @dataclass(frozen=True)
@@ -62,12 +62,14 @@ class Data:
         self.seen["images"] += len(batch)
         return self.domains[name].transform(batch.images, self._generator(name, step), batch.cams)
 
-    def augmented_masks(self, name: str, batches: Mapping[str, Batch], step: int) -> torch.Tensor | None:
-        """The masks of a domain's batch in 0..1 [B, 3, H, W], moved as its images are; None where it has none."""
-        transform = self.domains[name].mask_transform
-        if transform is None:
-            return None
-        return transform(batches[f"{name}_mask"].images, self._generator(name, step))
+    def augmented_with_masks(
+        self, name: str, batches: Mapping[str, Batch], step: int
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """The same, and the images' masks in 0..1 [B, 3, H, W], moved with them; None where the domain has none."""
+        batch = batches[name]
+        masks = batches[f"{name}_mask"].images if self.domains[name].masks is not None else None
+        generator = self._generator(name, step)
+        return self.domains[name].transform.together(batch.images, masks, generator, batch.cams)
 
     def second_view(self, name: str, batch: Batch, step: int, transform: Compose) -> torch.Tensor:
         """The images of a batch under another transform with random numbers of its own: [B, 3, H, W]."""
@@ -153,6 +155,7 @@ def images_of(cfg: CfgNode, split: Split, copies: Styled | None = None) -> Image
     return ImageDataset(
         split,
         tuple(cfg.INPUT.SIZE),
+        interpolation=cfg.INPUT.INTERPOLATION,
         cache=options.CACHE,
         cache_dir=options.CACHE_DIR or None,
         on_corrupt=options.ON_CORRUPT,
@@ -201,7 +204,9 @@ def build_data(cfg: CfgNode, ranks: Ranks) -> Data:
         plain = build_sampler(cfg, domain, batch, steps, ranks, cfg.SEED + i)
         styled = stream == "target" and copies is not None
         samplers[stream] = StyledSampler(plain, domain.images.choices, seed=cfg.SEED + i) if styled else plain
-    feeds = {name: (domain.images, samplers[name]) for name, domain in domains.items()}
+    feeds: dict[str, tuple[Shown, Sampler]] = {}
+    for i, (name, domain) in enumerate(domains.items()):
+        feeds[name] = (shown(cfg, domain, cfg.SEED + i, ranks), samplers[name])
     for name, domain in domains.items():
         if domain.masks is not None:
             feeds[f"{name}_mask"] = (domain.masks, getattr(samplers[name], "sampler", samplers[name]))
@@ -224,8 +229,16 @@ def build_domain(
         images.split.num_cameras,
         torch.from_numpy(images.split.cams).to(ranks.device),
         masks,
-        mask_transform(cfg, style) if masks is not None else None,
     )
+
+
+def shown(cfg: CfgNode, domain: Domain, seed: int, ranks: Ranks) -> Shown:
+    """What training sees of a domain's images: all of them, or with ``INPUT.CROP_RAW`` boxes cut from their files."""
+    options = cfg.INPUT
+    if not options.CROP_RAW:
+        return domain.images
+    area, aspect = tuple(options.CROP_AREA), tuple(options.CROP_ASPECT)
+    return RawCrops(domain.images, area, aspect, seed=seed, rank=ranks.rank)
 
 
 def build_sampler(
