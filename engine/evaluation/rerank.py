@@ -209,7 +209,7 @@ def jaccard(
     for rows, sums in overlaps(matrix, matrix.T.tocsr(), torch.arange(len(points))):
         row, column = sums.nonzero(as_tuple=True)
         places.append(torch.stack((rows[row], column)))
-        values.append(_jaccard(sums[row, column]))
+        values.append(_jaccard(sums[row, column]).clamp_min_(0))
         bar.update(len(rows))
     bar.close()
     size = (len(points), len(points))
