@@ -56,6 +56,7 @@ _C.INPUT.PAD = number(10, 0, 512)  # pixels on every side
 _C.INPUT.PAD_VALUE = numbers([127], 0, 255, length=(1, 3))  # grey level, or RGB
 _C.INPUT.CROP_AREA = numbers([1.0, 1.0], 0.01, 1, length=2)  # crop area, fraction of the image; [1, 1]: off
 _C.INPUT.CROP_ASPECT = numbers([2.0, 3.0], 0.05, 20, length=2)  # height / width of that box
+_C.INPUT.CROP_RAW = flag(False)  # cut that box from the file, then resize (as ECN): decodes in every epoch
 _C.INPUT.ERASE = number(0.5, 0, 1)  # probability of random erasing
 _C.INPUT.ERASE_AREA = numbers([0.02, 0.25], 0.0001, 1, length=2)  # share of the image
 _C.INPUT.ERASE_ASPECT = choice("log", "uniform")  # law of height / width in 0.3..3.3

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +14,10 @@ from PIL import Image, ImageOps
 from crossreid.datasets.files import open_regular
 
 Size = tuple[int, int, str]  # height and width in pixels, interpolation
+Box = Callable[[int, int], tuple[int, int, int, int]]
+FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 ORIENTATION = 0x112  # EXIF tag; 1 is upright
 DARKEST = 16  # 12 bits in 16 leave values below it
-FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -53,7 +54,9 @@ def _eight_bits(values: NDArray[np.generic]) -> NDArray[np.uint8]:
     return (values.astype(np.int64) >> max(0, int(highest).bit_length() - 8)).astype(np.uint8)
 
 
-def decode(path: str, height: int, width: int, interpolation: str = "bilinear") -> NDArray[np.uint8]:
+def decode(
+    path: str, height: int, width: int, interpolation: str = "bilinear", box: Box | None = None
+) -> NDArray[np.uint8]:
     """Read an image as RGB and resize it as torchvision's ``Resize`` does with PIL (antialiased).
 
     Args:
@@ -61,6 +64,7 @@ def decode(path: str, height: int, width: int, interpolation: str = "bilinear") 
         height: in pixels.
         width: in pixels.
         interpolation: a key of ``FILTERS``.
+        box: from the image's width and height to what is cut from it before: left, top, right, bottom.
 
     Returns:
         Pixels [3, height, width].
@@ -70,6 +74,8 @@ def decode(path: str, height: int, width: int, interpolation: str = "bilinear") 
     """
     with os.fdopen(open_regular(path), "rb") as file, Image.open(file) as image:
         rgb = to_rgb(image)
+    if box is not None:
+        rgb = rgb.crop(box(*rgb.size))
     if rgb.size != (width, height):
         rgb = rgb.resize((width, height), FILTERS[interpolation])
     return np.ascontiguousarray(np.asarray(rgb).transpose(2, 0, 1))

@@ -48,6 +48,6 @@ def geometry(cfg: CfgNode) -> list[Transform]:
         steps.append(Flip(options.FLIP))
     if options.CROP and options.PAD:
         steps.append(PadCrop(options.PAD, options.PAD_VALUE))
-    if options.CROP_AREA[0] < 1:
+    if options.CROP_AREA[0] < 1 and not options.CROP_RAW:  # those are cut before
         steps.append(AreaCrop(tuple(options.CROP_AREA), tuple(options.CROP_ASPECT)))
     return steps

@@ -15,6 +15,7 @@ from yacs.config import CfgNode
 from crossreid.datasets import Batch, Split, Splits, load
 from crossreid.datasets.camstyle_copies import Styled
 from crossreid.datasets.images import ImageDataset
+from crossreid.datasets.raw_crops import RawCrops
 from crossreid.datasets.samplers import (
     IdentitySampler,
     RelabelledSampler,
@@ -22,7 +23,7 @@ from crossreid.datasets.samplers import (
     ShuffledSampler,
     StyledSampler,
 )
-from crossreid.datasets.streams import Streams
+from crossreid.datasets.streams import Shown, Streams
 from crossreid.datasets.transforms import Compose, iteration_generator
 from crossreid.engine.augmentation import plain_transform, train_transform
 from crossreid.engine.camera_style import find_copies, style_transform
@@ -200,7 +201,9 @@ def build_data(cfg: CfgNode, ranks: Ranks) -> Data:
         plain = build_sampler(cfg, domain, batch, steps, ranks, cfg.SEED + i)
         styled = stream == "target" and copies is not None
         samplers[stream] = StyledSampler(plain, domain.images.choices, seed=cfg.SEED + i) if styled else plain
-    feeds = {name: (domain.images, samplers[name]) for name, domain in domains.items()}
+    feeds: dict[str, tuple[Shown, Sampler]] = {}
+    for i, (name, domain) in enumerate(domains.items()):
+        feeds[name] = (shown(cfg, domain, cfg.SEED + i, ranks), samplers[name])
     for name, domain in domains.items():
         if domain.masks is not None:
             feeds[f"{name}_mask"] = (domain.masks, getattr(samplers[name], "sampler", samplers[name]))
@@ -224,6 +227,15 @@ def build_domain(
         torch.from_numpy(images.split.cams).to(ranks.device),
         masks,
     )
+
+
+def shown(cfg: CfgNode, domain: Domain, seed: int, ranks: Ranks) -> Shown:
+    """What training sees of a domain's images: all of them, or with ``INPUT.CROP_RAW`` boxes cut from their files."""
+    options = cfg.INPUT
+    if not options.CROP_RAW:
+        return domain.images
+    area, aspect = tuple(options.CROP_AREA), tuple(options.CROP_ASPECT)
+    return RawCrops(domain.images, area, aspect, seed=seed, rank=ranks.rank)
 
 
 def build_sampler(

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
 from crossreid import configs
 from crossreid.datasets.color_transfer import CameraStatistics, CameraStyle
+from crossreid.datasets.decode import decode
+from crossreid.datasets.raw_crops import RawCrops
 from crossreid.datasets.transforms import AreaCrop, ColorJitter, PadCrop, RandomErasing
 from crossreid.engine.augmentation import train_transform
+from crossreid.engine.data import build_data, shown
+from tests.tiny import CPU, overrides
 
 EVERYTHING = ["INPUT.PAD_VALUE", "0", "INPUT.CROP_AREA", "[0.5, 0.9]", "INPUT.JITTER", "[0.2, 0.0, 0.0, 0.0]"]
 
@@ -114,6 +120,31 @@ def test_keys_of_the_recipes_reach_the_transforms() -> None:
         configs.ConfigError, match=r"INPUT.INTERPOLATION is 'nearest', allowed are bilinear, bicubic"
     ):
         configs.load(None, ["INPUT.INTERPOLATION", "nearest"])
+
+
+def test_raw_crops_and_interpolation_reach_the_data(tmp_path: Path) -> None:
+    more = [
+        "CAMERA_AWARE.SOURCE_EPOCHS",
+        "1",
+        "INPUT.INTERPOLATION",
+        "bicubic",
+        "INPUT.CROP_RAW",
+        "true",
+        "INPUT.CROP_AREA",
+        "[0.64, 1.0]",
+    ]
+    cfg = configs.load("configs/demo.yml", overrides(tmp_path, tmp_path, *more))
+    data = build_data(cfg, CPU)
+    with data.streams as streams:
+        batch = next(streams)["source"]
+    images, crops = data.domains["source"].images, shown(cfg, data.domains["source"], cfg.SEED, CPU)
+    assert isinstance(crops, RawCrops)
+    assert torch.equal(batch.images, crops.batch(batch.index.numpy(), 0).images)
+    whole = images.gather(batch.index.numpy()).images
+    assert not torch.equal(batch.images, whole)
+    assert (whole[0].numpy() == decode(images.split.paths[batch.index[0]], 32, 16, "bicubic")).all()
+    assert AreaCrop not in [type(t) for t in data.domains["source"].transform.transforms]
+    assert shown(configs.load("configs/demo.yml", []), data.domains["source"], 0, CPU) is images
 
 
 JITTER = ["INPUT.JITTER", "[0.1, 0.1, 0.1, 0.0]"]
