@@ -17,29 +17,30 @@ Size = tuple[int, int, str]  # height and width in pixels, interpolation
 Box = Callable[[int, int], tuple[int, int, int, int]]
 FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 ORIENTATION = 0x112  # EXIF tag; 1 is upright
-DARKEST = 16  # 12 bits in 16 leave values below it
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
     """An opened image of any kind as 8-bit RGB, upright (EXIF orientation).
 
-    Grey images of 16 or 32 bits are scaled by the highest bit that the image uses, so that 12 bits in a file of 16 do
-    not turn black; floats up to 1 by 255, larger ones as whole numbers.
+    Images of 16 or 32 bits are scaled by the highest bit that the image uses, so that 12 bits in a file of 16 do not
+    turn black; floats up to 1 by 255, larger ones as whole numbers.
 
     Raises:
-        ValueError: values that are negative or not finite, or a colour image of 16 bits that uses few of them.
+        ValueError: values that are negative or not finite, or a colour image of 16 bits that uses 12 or fewer.
     """
+    # of 16 bits a colour Pillow keeps the upper 8, of grey ones all
     deep = any(";16" in str(tile[3]) for tile in getattr(image, "tile", ()))
     if image.getexif().get(ORIENTATION, 1) != 1:
         image = ImageOps.exif_transpose(image)
     if image.mode[0] in "IF":
         return Image.fromarray(_eight_bits(np.asarray(image))).convert("RGB")
     rgb = image.convert("RGB")
-    if deep and max(high for _, high in rgb.getextrema()) < DARKEST:  # Pillow keeps the upper 8 bits alone
+    unused = 8 - max(high for _, high in rgb.getextrema()).bit_length() if deep else 0
+    if unused > 3:
         raise ValueError(
             "a 16-bit colour image whose values use 12 bits or fewer would turn black: save it with 8 bits a channel"
         )
-    return rgb
+    return rgb.point(lambda value: value << unused) if unused else rgb
 
 
 def _eight_bits(values: NDArray[np.generic]) -> NDArray[np.uint8]:

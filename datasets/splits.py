@@ -220,7 +220,7 @@ def make_splits(
             unknown="keep" if unlabelled and part == "train" else "drop",
             notes=(notes or {}).get(part, ()),
         )
-    return Splits(name, root, **splits)
+    return Splits(name, root, splits["train"], splits["query"], splits["gallery"])
 
 
 def _short(numbers: Iterable[int]) -> dict[int, int]:

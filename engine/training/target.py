@@ -43,7 +43,7 @@ class TargetEvaluation:
 
     Args:
         extractor: the bare network.
-        target: query and gallery.
+        target: query and gallery; None where the target has no labels and nothing is scored.
         progress: restored with the run.
     """
 
@@ -51,7 +51,7 @@ class TargetEvaluation:
         self,
         cfg: CfgNode,
         extractor: nn.Module,
-        target: Evaluation,
+        target: Evaluation | None,
         ranks: Ranks,
         recorder: Recorder,
         progress: EvaluationHistory,
@@ -61,7 +61,9 @@ class TargetEvaluation:
         self.features: tuple[Features, Features] | None = None
 
     def score(self, engine: Engine, title: str) -> bool:
-        """Evaluate on all ranks; True if no trained state was better before."""
+        """Evaluate on all ranks; True if no trained state was better before, False without labels."""
+        if self.target is None:
+            return False
         test = self.cfg.TEST
         query, gallery = self.features = extract_query_gallery(
             self.cfg, self.extractor, self.target, self.ranks
@@ -92,14 +94,18 @@ class TargetEvaluation:
         cmc = "  ".join(f"Rank-{r} {percent(float(c))}" for r, c in zip(self.cfg.TEST.RANKS, result.cmc))
         LOGGER.info(
             "%s (epoch %d): %s  mAP %s  %s  [%s AP; %d of %d queries have a match]",
-            title, epoch, self.target.name, percent(float(result.mAP)), cmc, self.cfg.TEST.AP,
+            title, epoch, self.cfg.DATASETS.TARGET, percent(float(result.mAP)), cmc, self.cfg.TEST.AP,
             len(result.per_query_ap) - result.skipped, len(result.per_query_ap),
         )  # fmt: skip
 
     def table(self) -> str:
         """The evaluations of the run, one line each, the best marked."""
+        if self.target is None:
+            return f"{self.cfg.DATASETS.TARGET}: not evaluated, it has no query and gallery with identities"
         history, ranks = self.progress.history, self.cfg.TEST.RANKS
-        header = f"{self.target.name:<24}{'epoch':>6}{'mAP':>8}" + "".join(f"{f'Rank-{r}':>9}" for r in ranks)
+        header = f"{self.cfg.DATASETS.TARGET:<24}{'epoch':>6}{'mAP':>8}" + "".join(
+            f"{f'Rank-{r}':>9}" for r in ranks
+        )
         lines = [header, "-" * len(header)]
         for entry in history:
             numbers = f"{percent(entry['mAP']):>8}"
