@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -55,9 +56,11 @@ class Data:
     streams: Streams
     batch_size: int  # images of one stream a step, over all ranks
     plain: Compose  # the transform of evaluation
+    seen: Counter[str] = field(default_factory=Counter)  # images that this rank's steps have used
 
     def augmented(self, name: str, batch: Batch, step: int) -> torch.Tensor:
         """The images of a batch of step ``step`` (from 1) as training sees them: normalised floats [B, 3, H, W]."""
+        self.seen["images"] += len(batch)
         return self.domains[name].transform(batch.images, self._generator(name, step), batch.cams)
 
     def augmented_with_masks(

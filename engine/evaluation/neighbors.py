@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import torch
 
+from crossreid.engine.distributed import ALONE, Ranks
 from crossreid.engine.evaluation.distances import blocks, pair_blocks
-from crossreid.engine.evaluation.rows import FeatureMatrix, duplicates
-from crossreid.engine.log import Bar
-from crossreid.engine.shares import ALONE, Shares
+from crossreid.engine.evaluation.features import FeatureMatrix, duplicates
+from crossreid.engine.log import progress_bar
 
 
 def stable_topk(scores: torch.Tensor, k: int) -> torch.Tensor:
@@ -67,7 +67,7 @@ def nearest_points(
     count: int,
     *,
     chunk_mb: float = 256,
-    shares: Shares = ALONE,
+    ranks: Ranks = ALONE,
     corner: torch.Tensor | None = None,
     progress: bool = False,
 ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -76,15 +76,15 @@ def nearest_points(
     Args:
         points: N.
         count: neighbours wanted, the point itself included; at most N.
-        shares: the ranks share the points; all get the whole result.
+        ranks: they share the points; all get the whole result.
         corner: [q, g], receives minus the squared distances of the first q to the last g points, q + g = N.
 
     Returns:
         Indices [N, count] int64 and squared distances [N], on the CPU.
     """
     copies, found = duplicates(points), _Nearest(points, count)
-    bar = Bar(len(points), "re-ranking, nearest neighbours", enabled=progress)
-    share = shares.rank, shares.world
+    bar = progress_bar(len(points), "re-ranking, nearest neighbours", enabled=progress)
+    share = ranks.rank, ranks.world
     for first, left, block in pair_blocks(points, copies, chunk_mb=chunk_mb, share=share):
         own = torch.arange(len(block), device=block.device)
         if corner is not None and first < len(corner):
@@ -101,7 +101,7 @@ def nearest_points(
             found.add_later(block[:, first - left + len(block) :], first)
         bar.update(len(block))
     bar.close()
-    return found.joined(shares)
+    return found.joined(ranks)
 
 
 class _Nearest:
@@ -141,13 +141,13 @@ class _Nearest:
             if len(nearer):
                 self.add(rows.start + nearer, part[:, nearer].T.contiguous(), first)
 
-    def joined(self, shares: Shares) -> tuple[torch.Tensor, torch.Tensor]:
+    def joined(self, ranks: Ranks) -> tuple[torch.Tensor, torch.Tensor]:
         """What all ranks have seen together; points [N, K], the nearest first, and squared distances [N]."""
-        scores, index = shares.stack(self.scores), shares.stack(self.index)  # [ranks, N, K]
+        scores, index = ranks.stack(self.scores), ranks.stack(self.index)  # [ranks, N, K]
         scores, index = (x.movedim(0, 1).flatten(1) for x in (scores, index))
         index, order = index.sort(dim=1, stable=True)
         nearest = largest(scores.gather(1, order), self.index.shape[1])[1]
-        farthest = shares.stack(self.farthest).amax(0)
+        farthest = ranks.stack(self.farthest).amax(0)
         return index.gather(1, nearest).cpu(), farthest.clamp_min(0).double().cpu()
 
 
@@ -165,7 +165,7 @@ def squared_distances(
     size = (
         256 if points.device.type == "cpu" else 65536
     )  # pairs at a time; on the CPU they fit into the cache
-    bar = Bar(len(one), "re-ranking, distances of neighbours", enabled=progress)
+    bar = progress_bar(len(one), "re-ranking, distances of neighbours", enabled=progress)
     result = torch.empty(len(one), dtype=points.dtype)
     for left in range(0, len(one), size):
         pairs = slice(left, left + size)

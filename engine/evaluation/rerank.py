@@ -5,20 +5,23 @@ Distances are squared Euclidean ones of the features as given. Nothing of size N
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from typing import Any
 
+import numpy as np
 import torch
+from scipy.sparse import csr_array
 
+from crossreid.engine.distributed import ALONE, Ranks, group
 from crossreid.engine.errors import InputError
-from crossreid.engine.evaluation.distances import pair_blocks, product_type
-from crossreid.engine.evaluation.features import Features, prepare
+from crossreid.engine.evaluation.distances import pair_blocks
+from crossreid.engine.evaluation.features import FeatureMatrix, Features, duplicates, prepare, product_type
 from crossreid.engine.evaluation.metrics import MetricAccumulator
 from crossreid.engine.evaluation.neighbors import nearest_points, squared_distances
-from crossreid.engine.evaluation.reciprocal import Sparse, overlaps, query_expansion, reciprocal_sets
-from crossreid.engine.evaluation.retrieval import Retrieval, check_options, rates_of, summary
-from crossreid.engine.evaluation.rows import FeatureMatrix, duplicates
-from crossreid.engine.log import Bar
-from crossreid.engine.shares import ALONE, Shares
+from crossreid.engine.evaluation.options import RetrievalOptions
+from crossreid.engine.evaluation.reciprocal import distinct_pairs, overlaps, query_expansion, reciprocal_sets
+from crossreid.engine.evaluation.retrieval import Retrieval, summary
+from crossreid.engine.log import progress_bar
 
 
 def k_reciprocal(
@@ -63,43 +66,45 @@ def k_reciprocal(
 def evaluate_reranked(
     query: Features,
     gallery: Features,
+    options: RetrievalOptions | None = None,
     *,
-    k1: int = 20,
-    k2: int = 6,
-    lambda_value: float = 0.3,
     squared: bool = True,
     normalize: bool = True,
-    ap: str = "rectangular",
-    ranks: Sequence[int] = (1, 5, 10),
-    chunk_mb: float = 256,
     device: torch.device | str | None = None,
-    camera_pairs: bool = False,
-    roc: bool | Sequence[float] = False,
     distributed: bool = False,
     progress: bool = False,
+    **keys: Any,
 ) -> Retrieval:
     """Score re-ranked distances by the protocol of ``retrieval.evaluate``, a block of queries at a time.
 
     Junk of the gallery takes no part in the re-ranking either.
 
     Args:
-        k1, k2, lambda_value, squared: see ``k_reciprocal``.
-        normalize: bring all vectors to length 1 first.
+        squared: see ``k_reciprocal``.
+        normalize: L2-normalise all vectors first.
         distributed: the ranks share the search for neighbours and the scoring.
 
     The others, the result and the errors: see ``retrieval.evaluate``.
     """
-    check_options(ap, ranks, roc)
+    options = options or RetrievalOptions(**keys)
     ready = prepare(query, gallery, metric="euclidean", device=device, normalize=normalize)
-    tally = MetricAccumulator(ready.labels, ap=ap, cameras=camera_pairs, roc=rates_of(roc))
-    shares = Shares.of(distributed)
+    tally = MetricAccumulator(ready.labels, ap=options.ap, cameras=options.camera_pairs, roc=options.rates)
+    ranks = group(distributed)
     if len(ready.gallery):
-        for start, block in reranked(
-            ready.query, ready.gallery, k1=k1, k2=k2, lambda_value=lambda_value, squared=squared, chunk_mb=chunk_mb,
-            shares=shares, progress=progress and shares.rank == 0,
-        ):  # fmt: skip
+        sets: dict[str, Any] = {
+            "k1": options.k1,
+            "k2": options.k2,
+            "lambda_value": options.lambda_value,
+            "squared": squared,
+        }
+        work: dict[str, Any] = {
+            "chunk_mb": options.chunk_mb,
+            "ranks": ranks,
+            "progress": progress and ranks.first,
+        }
+        for start, block in reranked(ready.query, ready.gallery, **sets, **work):
             tally.add(start, block.neg_())
-    return summary(tally, ranks, shares)
+    return summary(tally, options.ranks, ranks)
 
 
 def reranked(
@@ -111,7 +116,7 @@ def reranked(
     lambda_value: float,
     squared: bool = True,
     chunk_mb: float = 256,
-    shares: Shares = ALONE,
+    ranks: Ranks = ALONE,
     progress: bool = False,
 ) -> Iterator[tuple[int, torch.Tensor]]:
     """Re-ranked distances, a block of queries after the other; see ``k_reciprocal``.
@@ -126,20 +131,17 @@ def reranked(
         )
     points, power = query.concat(gallery), 2 if squared else 1
     count = min(len(points), max(k1 + 1, k2))
-    known = score_buffer(query, gallery, chunk_mb, shares)
+    known = score_buffer(query, gallery, chunk_mb, ranks)
     index, farthest = nearest_points(
-        points, count, chunk_mb=chunk_mb, shares=shares, corner=known, progress=progress
+        points, count, chunk_mb=chunk_mb, ranks=ranks, corner=known, progress=progress
     )
     farthest = farthest.to(points.dtype).clamp_min(torch.finfo(points.dtype).tiny)
     matrix = _memberships(points, index, k1 + 1, round(k1 / 2) + 1, k2, (farthest, power), progress)
-    start, stop = shares.bounds(len(query), query.tile_rows)
+    start, stop = ranks.bounds(len(query), query.tile_rows)
     if start >= stop:
         return
-    entry = int(matrix.starts[len(query)])  # the first of the gallery's
-    of_gallery = Sparse(
-        matrix.starts[len(query) :] - entry, matrix.columns[entry:], matrix.values[entry:], matrix.width
-    ).transposed()
-    bar = Bar(stop - start, "re-ranking, distances", enabled=progress)
+    of_gallery = matrix[len(query) :].T.tocsr()
+    bar = progress_bar(stop - start, "re-ranking, distances", enabled=progress)
     for first, block in _originals(query, points, known, start, stop, chunk_mb):
         own = farthest[first : first + len(block), None].to(block.device)
         block.neg_().clamp_min_(0).div_(own).pow_(power).mul_(lambda_value)
@@ -169,11 +171,11 @@ def _originals(
 
 
 def score_buffer(
-    query: FeatureMatrix, gallery: FeatureMatrix, chunk_mb: float, shares: Shares
+    query: FeatureMatrix, gallery: FeatureMatrix, chunk_mb: float, ranks: Ranks
 ) -> torch.Tensor | None:
     """Memory for all scores of queries against gallery, if they fit into a chunk: they need not be made twice."""
     size = 8 if query.dtype == torch.float64 else 4
-    if shares.world > 1 or size * len(query) * len(gallery) > chunk_mb * 2**20:
+    if ranks.world > 1 or size * len(query) * len(gallery) > chunk_mb * 2**20:
         return None
     return torch.empty(len(query), len(gallery), dtype=query.dtype, device=query.device)
 
@@ -202,12 +204,12 @@ def jaccard(
     points = FeatureMatrix(features, name="image {}".format, dtype=product_type(features.device, features))
     index, _ = nearest_points(points, min(len(points), max(k1, k2)), chunk_mb=chunk_mb, progress=progress)
     matrix = _memberships(points, index, k1, min(k1, round(k1 / 2) + 1), k2, None, progress)
-    bar = Bar(len(points), "Jaccard distances", enabled=progress)
+    bar = progress_bar(len(points), "Jaccard distances", enabled=progress)
     places, values = [], []
-    for rows, sums in overlaps(matrix, matrix.transposed(), torch.arange(len(points))):
+    for rows, sums in overlaps(matrix, matrix.T.tocsr(), torch.arange(len(points))):
         row, column = sums.nonzero(as_tuple=True)
         places.append(torch.stack((rows[row], column)))
-        values.append(_jaccard(sums[row, column]))
+        values.append(_jaccard(sums[row, column]).clamp_min_(0))
         bar.update(len(rows))
     bar.close()
     size = (len(points), len(points))
@@ -223,21 +225,22 @@ def _memberships(
     k2: int,
     scale: tuple[torch.Tensor, int] | None,
     progress: bool,
-) -> Sparse:
+) -> csr_array:
     """Weights of each point's reciprocal set, summing to 1, averaged over its k2 nearest points (equation 7).
 
     Args:
         index: [N, >= k, >= k2] nearest points.
         scale: distance of each row that counts as 1, and the power taken after; None: squared distances as they are.
     """
-    starts, members = reciprocal_sets(index[:, :k].contiguous(), half, progress=progress)
-    rows = torch.arange(len(points)).repeat_interleave(starts.diff())
-    distances = squared_distances(points, rows, members, progress=progress)
+    sets = reciprocal_sets(index[:, :k], half)
+    rows = torch.arange(len(points)).repeat_interleave(torch.from_numpy(np.diff(sets.indptr)))
+    one, other, place = distinct_pairs(sets)
+    distances = squared_distances(points, one, other, progress=progress)[place]
     if scale is not None:
         distances = (distances / scale[0][rows]) ** scale[1]
     weights = distances.neg().exp()
     total = torch.zeros(len(points), dtype=weights.dtype).index_add_(0, rows, weights)
-    matrix = Sparse(starts, members, weights / total[rows], len(points))
+    matrix = csr_array(((weights / total[rows]).numpy(), sets.indices, sets.indptr), shape=sets.shape)
     return matrix if k2 == 1 else query_expansion(matrix, index[:, :k2])
 
 

@@ -59,7 +59,7 @@ def run(cfg: CfgNode, ranks: Ranks) -> None:
     recorder = Recorder(
         logs if ranks.first else None, tensorboard=cfg.LOG.TENSORBOARD, after=done if own else 0
     )
-    monitor = Monitor(cfg, data, method, recorder)
+    monitor = Monitor(cfg, data, method, recorder, done)
     evaluation = TargetEvaluation(cfg, method.extractor, target, ranks, recorder, progress)
     stop, save = StopRequest(ranks), partial(_save, cfg, ranks, saved, state)
 
@@ -72,6 +72,7 @@ def run(cfg: CfgNode, ranks: Ranks) -> None:
         with stop:
             _train(engine, data, done, cfg.SOLVER.EPOCHS)
     finally:
+        monitor.bar.close()
         data.streams.close()
         recorder.close()
     if ranks.first:

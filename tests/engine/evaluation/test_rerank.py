@@ -11,10 +11,10 @@ from torch.nn import functional as F
 
 from crossreid.engine.errors import InputError
 from crossreid.engine.evaluation import reciprocal
+from crossreid.engine.evaluation.features import TILES, FeatureMatrix
 from crossreid.engine.evaluation.neighbors import largest, nearest_points
 from crossreid.engine.evaluation.rerank import evaluate_reranked, jaccard, k_reciprocal
 from crossreid.engine.evaluation.retrieval import Features, evaluate
-from crossreid.engine.evaluation.rows import TILES, FeatureMatrix
 from tests.golden_arrays import relative, settings
 from tests.ranks import run_ranks
 
