@@ -175,7 +175,7 @@ def _checked(splits: Splits, key: str, strict: bool, *, published: bool, partial
     if published:
         _check_complete(splits)
     elif not any(map(len, parts.values())):
-        raise DatasetError(f"{splits.name}: no images with an identity below {splits.root}")
+        raise DatasetError(f"{splits.name}: no images with an identity or for training below {splits.root}")
     known = {part for part in PARTS if not (part == "train" and partial and key in ("msmt", "msmt17v2"))}
     lines = tuple(counts.differences(key, {part: parts[part] for part in PARTS if part in known}))
     if lines and strict:
