@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from crossreid.datasets import DatasetError, Split, Splits, load, resolver
-from crossreid.datasets.decode import ORIENTATION, decode
+from crossreid.datasets.decode import ORIENTATION, decode, upright_size
 from crossreid.datasets.duplicates import same_content
 from crossreid.datasets.files import open_regular
 from crossreid.datasets.pool import available_cores
@@ -54,7 +54,7 @@ def heads(paths: Sequence[str]) -> tuple[str, int]:
     for path in paths:
         try:
             with os.fdopen(open_regular(path), "rb") as file, Image.open(file) as image:
-                sizes.append(image.size)
+                sizes.append(upright_size(image))
                 turned += image.format == "JPEG" and image.getexif().get(ORIENTATION, 1) != 1
         except Exception:  # Pillow's plugins raise nearly anything on damaged files
             continue

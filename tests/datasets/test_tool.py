@@ -70,7 +70,7 @@ def test_cameras_without_labels_repeated_and_turned_images(tmp_path: Path) -> No
     assert done.returncode == 0, done.stderr
     lines = [" ".join(line.split()) for line in done.stdout.splitlines()]
     for line in (
-        "train unknown 5 2 0 0 32x64",
+        "train unknown 5 2 0 0 32x32-64x64",
         "gallery none",
         "images of each camera (number, count): 1 (hall) 2, 2 (yard) 3",
         "images of unknown identity (-1): 5; a target may have them, a source goes without",
