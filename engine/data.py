@@ -30,6 +30,7 @@ from crossreid.engine.augmentation import plain_transform, train_transform
 from crossreid.engine.camera_style import find_copies, style_transform
 from crossreid.engine.distributed import Ranks
 from crossreid.engine.errors import InputError
+from crossreid.engine.log import LOGGER
 from crossreid.engine.masks import open_masks
 
 
@@ -138,6 +139,8 @@ def read(cfg: CfgNode, name: str) -> Splits:
         strict=options.STRICT,
         subset=options.SUBSET,
         train_val=options.TRAIN_VAL,
+        train_all=options.TRAIN_ALL,
+        missing="keep" if options.ON_CORRUPT == "skip" else "error",
         synthetic={
             "identities": size.IDENTITIES,
             "test_identities": size.TEST_IDENTITIES,
@@ -164,11 +167,23 @@ def images_of(cfg: CfgNode, split: Split, copies: Styled | None = None) -> Image
 
 
 def build_evaluation(cfg: CfgNode, name: str) -> Evaluation:
-    """Query and gallery of a dataset."""
-    splits = read(cfg, name)
-    return Evaluation(
-        name, images_of(cfg, splits.query), images_of(cfg, splits.gallery), plain_transform(cfg)
-    )
+    """Query and gallery of a dataset.
+
+    Raises:
+        DatasetError: it has none with identities, or is missing or damaged.
+    """
+    return _evaluation(cfg, name, read(cfg, name))
+
+
+def build_target_evaluation(cfg: CfgNode) -> Evaluation | None:
+    """Query and gallery of ``DATASETS.TARGET``; None where their identities are not known."""
+    splits = read(cfg, cfg.DATASETS.TARGET)
+    return _evaluation(cfg, cfg.DATASETS.TARGET, splits) if splits.scored else None
+
+
+def _evaluation(cfg: CfgNode, name: str, splits: Splits) -> Evaluation:
+    query, gallery = splits.need_scores()
+    return Evaluation(name, images_of(cfg, query), images_of(cfg, gallery), plain_transform(cfg))
 
 
 def build_data(cfg: CfgNode, ranks: Ranks) -> Data:
@@ -181,21 +196,17 @@ def build_data(cfg: CfgNode, ranks: Ranks) -> Data:
         DatasetError: a dataset that is missing, empty or damaged.
     """
     sources = cfg.DATASETS.SOURCES
-    names: dict[str, str] = {}
-    splits: dict[str, Split] = {}
-    copies = None
+    batch = stream_batch(cfg, len(sources) + bool(cfg.DATASETS.ADAPT), ranks.world)
+    copies, adapted = None, {}
+    if cfg.DATASETS.ADAPT:  # before the sources, which are the slow part
+        target = read(cfg, cfg.DATASETS.TARGET)
+        split, copies = target.need_training().unlabelled(), find_copies(cfg, target)
+        adapted["target"] = build_domain(cfg, "target", cfg.DATASETS.TARGET, split, copies, ranks)
+    domains = {}
     for i, name in enumerate(sources):
         stream = "source" if len(sources) == 1 else f"source_{i}"
-        names[stream], splits[stream] = name, read(cfg, name).train
-    if cfg.DATASETS.ADAPT:
-        target = read(cfg, cfg.DATASETS.TARGET)
-        names["target"], splits["target"] = cfg.DATASETS.TARGET, target.train.unlabelled()
-        copies = find_copies(cfg, target)
-    batch = stream_batch(cfg, len(splits), ranks.world)
-    domains = {
-        stream: build_domain(cfg, stream, names[stream], split, copies, ranks)
-        for stream, split in splits.items()
-    }
+        domains[stream] = build_domain(cfg, stream, name, _labelled(read(cfg, name)), None, ranks)
+    domains |= adapted
     steps, group = (
         cfg.DATALOADER.ITERS_PER_EPOCH or epoch_images(cfg, domains) // batch,
         cfg.SOLVER.ACCUMULATE,
@@ -222,6 +233,15 @@ def epoch_images(cfg: CfgNode, domains: Mapping[str, Domain]) -> int:
     return max(
         len(domain.images) for name, domain in domains.items() if kind in ("largest", name.split("_")[0])
     )
+
+
+def _labelled(source: Splits) -> Split:
+    """The training images of a source whose identity is known."""
+    every = source.need_training()
+    split = every.labelled()
+    if len(split) < len(every):
+        LOGGER.warning("%s: %d images of unknown identity left out", every.name, len(every) - len(split))
+    return split
 
 
 def build_domain(

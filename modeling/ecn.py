@@ -48,7 +48,8 @@ class ECNNet(nn.Module):
     ) -> None:
         super().__init__()
         self.backbone, self.dropout = backbone, dropout
-        self.embedding = nn.Linear(backbone.out_channels, embedding)
+        channels: int = backbone.out_channels  # type: ignore[assignment]
+        self.embedding = nn.Linear(channels, embedding)
         self.norm = nn.BatchNorm1d(embedding)
         self.classifier = nn.Linear(embedding, num_classes) if num_classes else None
         nn.init.kaiming_normal_(self.embedding.weight, mode="fan_out")
@@ -56,7 +57,8 @@ class ECNNet(nn.Module):
         if self.classifier is not None:
             nn.init.normal_(self.classifier.weight, std=0.001)
             nn.init.zeros_(self.classifier.bias)
-        stages = backbone.stage_names[:frozen_stages]
+        names: tuple[tuple[str, ...], ...] = backbone.stage_names  # type: ignore[assignment]
+        stages = names[:frozen_stages]
         self._frozen = tuple(name for stage in stages for name in stage)
         self._shortcut_norms = shortcut_norms
         for name in self._frozen:

@@ -40,7 +40,7 @@ class TargetEvaluation:
 
     Args:
         extractor: the bare network.
-        target: query and gallery.
+        target: query and gallery; None where the target has no labels and nothing is scored.
         progress: restored with the run.
     """
 
@@ -48,7 +48,7 @@ class TargetEvaluation:
         self,
         cfg: CfgNode,
         extractor: nn.Module,
-        target: Evaluation,
+        target: Evaluation | None,
         ranks: Ranks,
         recorder: Recorder,
         progress: EvaluationHistory,
@@ -59,7 +59,9 @@ class TargetEvaluation:
         self.features: tuple[Features, Features] | None = None
 
     def score(self, engine: Engine, title: str) -> bool:
-        """Evaluate on all ranks; True if no trained state was better before."""
+        """Evaluate on all ranks; True if no trained state was better before, False without labels."""
+        if self.target is None:
+            return False
         query, gallery = self.features = extract_query_gallery(
             self.cfg, self.extractor, self.target, self.ranks
         )
@@ -81,12 +83,14 @@ class TargetEvaluation:
         cmc = "  ".join(f"Rank-{r} {percent(float(c))}" for r, c in zip(result.ranks, result.cmc))
         LOGGER.info(
             "%s (epoch %d): %s  mAP %s  %s  [%s AP; %d of %d queries have a match]",
-            title, epoch, self.target.name, percent(float(result.mAP)), cmc, result.ap,
+            title, epoch, self.cfg.DATASETS.TARGET, percent(float(result.mAP)), cmc, result.ap,
             len(result.per_query_ap) - result.skipped, len(result.per_query_ap),
         )  # fmt: skip
 
     def table(self) -> str:
         """The evaluations of the run, one line each, the best marked."""
+        if self.target is None:
+            return f"{self.cfg.DATASETS.TARGET}: not evaluated, it has no query and gallery with identities"
         history, ranks = self.progress.history, self.options.ranks
         header = f"{self.target.name:<24}{'epoch':>6}{'mAP':>8}" + "".join(f"{f'Rank-{r}':>9}" for r in ranks)
         lines = [header, "-" * len(header)]

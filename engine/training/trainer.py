@@ -12,7 +12,7 @@ from yacs.config import CfgNode
 
 from crossreid import configs
 from crossreid.engine import checkpoint
-from crossreid.engine.data import Data, build_data, build_evaluation
+from crossreid.engine.data import Data, build_data, build_target_evaluation
 from crossreid.engine.distributed import Ranks, StopRequest, agree, barrier, unwrap
 from crossreid.engine.errors import InputError
 from crossreid.engine.hardware import prepare_backbones, set_arithmetic
@@ -42,7 +42,10 @@ def run(cfg: CfgNode, ranks: Ranks) -> None:
     set_arithmetic(cfg)
     torch.manual_seed(cfg.SEED)  # initial weights; the same on all ranks
 
-    data, target = build_data(cfg, ranks), build_evaluation(cfg, cfg.DATASETS.TARGET)
+    target, data = (
+        build_target_evaluation(cfg),
+        build_data(cfg, ranks),
+    )  # the sources, the slow part, come last
     method, progress = load_method(cfg.METHOD).build(cfg, data), EvaluationHistory()
     if not resume:
         _load_weights(cfg, method)
