@@ -19,8 +19,15 @@ OWN_FOLDERS = (FOLDERS, ("train", "query", "gallery"), ("train", "query", "test"
 def list_images(folder: Path) -> list[str]:
     """Sorted names of the image files in a folder, without hidden and resource-fork (``._*``) files."""
     with os.scandir(folder) as entries:
-        names = [entry.name for entry in entries if not entry.is_dir()]
+        names = [entry.name for entry in entries if not _is_folder(entry)]
     return sorted(name for name in names if name[0] != "." and name.lower().endswith(EXTENSIONS))
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself: named when it is read
+        return False
 
 
 def parse_name(name: str, path: str | Path) -> tuple[int, int]:

@@ -386,7 +386,7 @@ def test_auto_goes_from_disk_to_memory_to_nothing(
     monkeypatch.setattr(cache, "SPARE_DISK", 1 << 60)
     assert ImageDataset(split, SIZE, cache_dir=tmp_path / "b").mode == "ram"
     assert len(caplog.records) == 1
-    assert "0.00 GB to spare" in caplog.records[0].message
+    assert "0.0 MB to spare" in caplog.records[0].message
     monkeypatch.setattr(cache, "available_memory", lambda: 100)
     caplog.clear()
     assert ImageDataset(split, SIZE, cache_dir=tmp_path / "c").mode == "off"
