@@ -18,7 +18,7 @@ class DatasetError(ValueError):
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """Images of one split in sorted order; the position of an image here is its index (memory row) for ever.
+    """Images of one split in sorted order; image i always has index i (its memory row).
 
     Args:
         paths: one file an image.
