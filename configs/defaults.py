@@ -33,6 +33,7 @@ _C.DATASETS.TARGET = text("market")  # unlabelled domain; identities are read fo
 _C.DATASETS.ADAPT = flag(True)  # False: train on the sources alone, evaluate on the target
 _C.DATASETS.SUBSET = choice("labeled", "detected")  # CUHK03-NP boxes
 _C.DATASETS.TRAIN_VAL = flag(True)  # MSMT17: train with list_train + list_val
+_C.DATASETS.TRAIN_ALL = flag(False)  # MSMT17: train with all four lists (126,441 images), as PAUL's stage 1
 _C.DATASETS.STRICT = flag(False)  # counts that differ from the published ones: True error, False warning
 _C.DATASETS.CACHE = choice("auto", "ram", "disk", "off")  # decoded images (decode in every epoch)
 _C.DATASETS.CACHE_DIR = text("")  # empty: ~/.cache/crossreid/images

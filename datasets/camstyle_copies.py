@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from crossreid.datasets.market import list_images
+from crossreid.datasets.listing import inside, list_images
 from crossreid.datasets.splits import DatasetError, Split, Splits
 
 FOLDERS = {
@@ -71,7 +71,7 @@ def attach(splits: Splits, kind: str) -> Styled:
     """
     if kind not in FOLDERS:
         raise DatasetError(f"CAMSTYLE {kind!r} is not one of {', '.join(FOLDERS)} (as files)")
-    folder = Path(splits.root) / FOLDERS[kind]
+    folder = inside(Path(splits.root), FOLDERS[kind])
     if not folder.is_dir():
         there = [name for name, place in FOLDERS.items() if (folder.parent / place).is_dir()]
         found = "; ".join(
@@ -83,7 +83,7 @@ def attach(splits: Splits, kind: str) -> Styled:
         )
     train = splits.train
     slots = {Path(path).name.partition(".")[0]: row for row, path in enumerate(train.paths)}
-    parsed = [_parse(folder / name, slots, train) for name in list_images(folder)]
+    parsed = [_parse(folder / name, slots, train) for name in list_images(folder).images]
     copies = sorted((copy for copy in parsed if copy), key=lambda copy: (copy[1], copy[2]))
     if not copies:
         raise DatasetError(f"{folder}: holds no copy of a training image of {splits.name}")
