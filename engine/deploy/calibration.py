@@ -94,24 +94,18 @@ class Calibration:
             "fmr": fmr,
             "same": by_rate[fmr],
             "different": by_rate[min(0.5, 10 * fmr)],
-            "thresholds": {f"{t.rate:g}": _rounded(t) for t in self.thresholds},
+            "thresholds": {f"{t.rate:g}": _values(t) for t in self.thresholds},
             "assumption": self.assumption,
             "same_pairs": self.same_pairs,
             "different_pairs": self.different_pairs,
         }
 
 
-def _rounded(t: Threshold) -> dict[str, float | None]:
+def _values(t: Threshold) -> dict[str, float | None]:
     values = {
-        "threshold": t.threshold,
-        "low": t.low,
-        "high": t.high,
-        "rate_low": t.rate_low,
-        "rate_high": t.rate_high,
-    }
-    return {name: round(value, 8) for name, value in values.items()} | {
-        "hits": None if math.isnan(t.hits) else round(t.hits, 6)
-    }
+        "threshold": t.threshold, "low": t.low, "high": t.high, "rate_low": t.rate_low, "rate_high": t.rate_high
+    }  # fmt: skip
+    return {**values, "hits": None if math.isnan(t.hits) else t.hits}
 
 
 def from_labels(pids: Array, cameras: Array) -> Truth:
