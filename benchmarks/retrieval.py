@@ -25,9 +25,9 @@ import numpy as np
 import torch
 
 from benchmarks.loglog import draw
+from crossreid.engine.evaluation.features import TILES, FeatureMatrix
 from crossreid.engine.evaluation.rerank import evaluate_reranked, reranked
 from crossreid.engine.evaluation.retrieval import Features, Retrieval, evaluate
-from crossreid.engine.evaluation.rows import TILES, FeatureMatrix
 
 ROOT = Path(__file__).resolve().parent.parent
 DIM = 2048

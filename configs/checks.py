@@ -50,6 +50,10 @@ def _check_together(cfg: CfgNode) -> None:
         raise ConfigError("MODEL.COMPILE true plans memory itself: set MODEL.CHECKPOINT_STAGES to 0")
     if cfg.INPUT.ERASE_AREA[0] > cfg.INPUT.ERASE_AREA[1]:
         raise ConfigError(f"INPUT.ERASE_AREA must be [smallest, largest], got {cfg.INPUT.ERASE_AREA}")
+    if cfg.INPUT.CROP_RAW and cfg.METHOD == "disentangle" and cfg.DISENTANGLE.MASK_DIR:
+        raise ConfigError(
+            "INPUT.CROP_RAW true cuts images apart from their masks: leave DISENTANGLE.MASK_DIR empty"
+        )
     for key in ("CROP_AREA", "CROP_ASPECT"):
         if cfg.INPUT[key][0] > cfg.INPUT[key][1]:
             raise ConfigError(f"INPUT.{key} must be [smallest, largest], got {cfg.INPUT[key]}")

@@ -33,6 +33,7 @@ _C.DATASETS.TARGET = text("market")  # unlabelled domain; identities are read fo
 _C.DATASETS.ADAPT = flag(True)  # False: train on the sources alone, evaluate on the target
 _C.DATASETS.SUBSET = choice("labeled", "detected")  # CUHK03-NP boxes
 _C.DATASETS.TRAIN_VAL = flag(True)  # MSMT17: train with list_train + list_val
+_C.DATASETS.TRAIN_ALL = flag(False)  # MSMT17: train with all four lists (126,441 images), as PAUL's stage 1
 _C.DATASETS.STRICT = flag(False)  # counts that differ from the published ones: True error, False warning
 _C.DATASETS.CACHE = choice("auto", "ram", "disk", "off")  # decoded images (decode in every epoch)
 _C.DATASETS.CACHE_DIR = text("")  # empty: ~/.cache/crossreid/images
@@ -47,17 +48,22 @@ _C.DATASETS.SYNTHETIC.SIZE = numbers([128, 64], 32, 1024, length=2)  # height an
 
 _C.INPUT = Section()
 _C.INPUT.SIZE = numbers([256, 128], 16, 2048, length=2)  # height and width in pixels
+_C.INPUT.INTERPOLATION = choice("bilinear", "bicubic")  # of the resizing to SIZE, in training and evaluation
 _C.INPUT.MEAN = numbers([0.485, 0.456, 0.406], 0, 1, length=3)  # of RGB in 0..1
 _C.INPUT.STD = numbers([0.229, 0.224, 0.225], 1e-6, 1e6, length=3)  # of RGB in 0..1
 _C.INPUT.FLIP = number(0.5, 0, 1)  # probability
 _C.INPUT.CROP = flag(True)  # random crop after padding
 _C.INPUT.PAD = number(10, 0, 512)  # pixels on every side
-_C.INPUT.PAD_VALUE = number(127, 0, 255)  # grey level 0..255
+_C.INPUT.PAD_VALUE = numbers([127], 0, 255, length=(1, 3))  # grey level, or RGB
 _C.INPUT.CROP_AREA = numbers([1.0, 1.0], 0.01, 1, length=2)  # crop area, fraction of the image; [1, 1]: off
 _C.INPUT.CROP_ASPECT = numbers([2.0, 3.0], 0.05, 20, length=2)  # height / width of that box
+_C.INPUT.CROP_RAW = flag(False)  # cut that box from the file, then resize (as ECN): decodes in every epoch
 _C.INPUT.ERASE = number(0.5, 0, 1)  # probability of random erasing
 _C.INPUT.ERASE_AREA = numbers([0.02, 0.25], 0.0001, 1, length=2)  # share of the image
+_C.INPUT.ERASE_ASPECT = choice("log", "uniform")  # law of height / width in 0.3..3.3
+_C.INPUT.ERASE_VALUE = numbers([0.0], -10, 10, length=(1, 3))  # fill after normalising, one or RGB; 0: MEAN
 _C.INPUT.JITTER = numbers([0.0, 0.0, 0.0, 0.0], 0, 1, length=4)  # brightness, contrast, saturation, hue
+_C.INPUT.JITTER_FIRST = flag(False)  # jitter before flip and crops: padding keeps its colour
 _C.INPUT.CAMSTYLE = choice(
     "none", "statistics", "cyclegan", "stargan", "plain"
 )  # target in other cameras' style

@@ -71,7 +71,7 @@ TABLE: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "random_flip": ("INPUT.FLIP", lambda v: 0.5 if v else 0.0),
     "random_crop": ("INPUT.CROP", _same),
     "random_erase": ("INPUT.ERASE", lambda v: 0.5 if v else 0.0),
-    "color_jitter": ("INPUT.JITTER", lambda v: [0.15, 0.15, 0.1, 0.1] if v else [0.0] * 4),
+    "color_jitter": ("INPUT.JITTER", lambda v: [0.1, 0.1, 0.1, 0.0] if v else [0.0] * 4),
     "padding": ("INPUT.PAD", _same),
     "eval_interval": ("TEST.PERIOD", lambda v: max(v, 0) if isinstance(v, int) else v),
     "wd": ("SOLVER.WEIGHT_DECAY", _same),
@@ -103,4 +103,5 @@ def translate(values: dict[str, Any]) -> dict[str, Any]:
         for section in sections:
             node = node.setdefault(section, {})
         node[leaf] = convert(value)
+    nested["INPUT"]["JITTER_FIRST"] = True  # the seed jitters before it pads
     return nested

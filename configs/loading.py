@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import os
 from pathlib import Path
@@ -185,6 +186,9 @@ def _cast(key: str, value: Any, default: Any, origin: str) -> Any:
             return [_cast(key, item, default[0], origin) for item in items]
         if all(isinstance(item, str) for item in items):
             return items
+    if wanted is list and len(default) == 1 and isinstance(default[0], (int, float)):
+        with contextlib.suppress(ConfigError):  # one number stands for a list of it
+            return [_cast(key, value, default[0], origin)]
     if wanted is list and isinstance(value, str) and default and isinstance(default[0], str):
         return [part.strip() for part in value.split(",") if part.strip()]
     if wanted is float and isinstance(value, (int, float, str)) and not isinstance(value, bool):

@@ -41,12 +41,15 @@ def number(default: float, low: float, high: float) -> Key:
     return Key(default, lambda value: _outside(value, low, high))
 
 
-def numbers(default: list[Any], low: float, high: float, *, length: int = 0, rising: bool = False) -> Key:
+def numbers(
+    default: list[Any], low: float, high: float, *, length: int | tuple[int, ...] = 0, rising: bool = False
+) -> Key:
     """Numbers from ``low`` to ``high``: ``length`` of them (0: any number), ``rising``: none below the one before."""
+    lengths = (length,) if isinstance(length, int) else length
 
     def rule(value: list[Any]) -> str | None:
-        if length and len(value) != length:
-            return f"must hold {length} values, got {value}"
+        if any(lengths) and len(value) not in lengths:
+            return f"must hold {' or '.join(map(str, lengths))} values, got {value}"
         if problem := _outside(value, low, high):
             return problem
         return f"must rise, got {value}" if rising and sorted(value) != value else None

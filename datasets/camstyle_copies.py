@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from crossreid.datasets.market import list_images
+from crossreid.datasets.listing import inside, list_images
 from crossreid.datasets.splits import DatasetError, Split, Splits
 
 FOLDERS = {
@@ -59,39 +59,43 @@ def _parse(path: Path, slots: dict[str, int], train: Split) -> tuple[str, int, i
     return str(path), slot, int(match["target"])
 
 
-def attach(splits: Splits, kind: str, *, strict: bool = False) -> Styled:
+def attach(splits: Splits, kind: str) -> Styled:
     """Find the copies of a dataset's training images below its root.
 
     Args:
         splits: Market, Duke, MSMT17 or any dataset with such a folder in its root.
         kind: "cyclegan", "stargan" or "plain": which of the three folders.
-        strict: a count other than images x (cameras - 1) is an error, not a warning.
 
     Raises:
-        DatasetError: no such folder, a name that does not parse, no copy of a training image, a wrong count.
+        DatasetError: no such folder, a name that does not parse, no copy of a training image.
     """
     if kind not in FOLDERS:
         raise DatasetError(f"CAMSTYLE {kind!r} is not one of {', '.join(FOLDERS)} (as files)")
-    folder = Path(splits.root) / FOLDERS[kind]
+    folder = inside(Path(splits.root), FOLDERS[kind])
     if not folder.is_dir():
+        there = [name for name, place in FOLDERS.items() if (folder.parent / place).is_dir()]
+        found = "; ".join(
+            f"there is {folder.parent / FOLDERS[name]}: set INPUT.CAMSTYLE {name}" for name in there
+        )
         raise DatasetError(
-            f"{splits.name}: no folder {folder}; CAMSTYLE statistics needs no generated images"
+            f"{splits.name}: no folder {folder}; "
+            + (found or "set INPUT.CAMSTYLE statistics, which needs no generated images")
         )
     train = splits.train
     slots = {Path(path).name.partition(".")[0]: row for row, path in enumerate(train.paths)}
-    parsed = [_parse(folder / name, slots, train) for name in list_images(folder)]
+    parsed = [_parse(folder / name, slots, train) for name in list_images(folder).images]
     copies = sorted((copy for copy in parsed if copy), key=lambda copy: (copy[1], copy[2]))
     if not copies:
         raise DatasetError(f"{folder}: holds no copy of a training image of {splits.name}")
     expected = len(train) * (train.num_cameras - 1)
     if len(copies) != expected or len(parsed) != len(copies):
-        line = (
-            f"{folder}: {len(copies):,} copies of training images, {len(parsed) - len(copies):,} of others; "
-            f"expected images x (cameras - 1) = {expected:,}"
+        logger.warning(
+            "%s: %s copies of training images, %s of others; expected images x (cameras - 1) = %s",
+            folder,
+            f"{len(copies):,}",
+            f"{len(parsed) - len(copies):,}",
+            f"{expected:,}",
         )
-        if strict:
-            raise DatasetError(f"{line} (DATASETS.STRICT)")
-        logger.warning("%s", line)
     paths, rows, cams = zip(*copies)
     return Styled(tuple(paths), np.array(rows, np.int64), np.array(cams, np.int64))
 

@@ -67,15 +67,13 @@ class CameraStyle:
 
     Args:
         statistics: of the domain's cameras.
-        relative: move the image by the difference of the two cameras instead of onto the other camera's numbers, so
-            that a dark coat stays darker than the average.
 
     Source: colour transfer by mean and standard deviation in a decorrelated space (Reinhard et al., 2001), in Ohta's
     colour axes (1980), for the camera-invariance of ECN (Zhong et al., CVPR 2019) without generated images.
     """
 
-    def __init__(self, statistics: CameraStatistics, *, relative: bool = False) -> None:
-        self.statistics, self.relative = statistics, relative
+    def __init__(self, statistics: CameraStatistics) -> None:
+        self.statistics = statistics
 
     def draw(self, images: Tensor, generator: torch.Generator) -> tuple[Tensor]:
         """Position of the new camera among the domain's [B]."""
@@ -97,12 +95,8 @@ class CameraStyle:
         own = torch.searchsorted(known.cams, cams)
         pixels, mean, std = _moments(images)
         axes = AXES.to(pixels)
-        if self.relative:
-            gain = known.std[target] / known.std[own].clamp_min(SMALLEST_STD)
-            goal = mean @ axes.T + known.mean[target] - known.mean[own]
-        else:
-            gain = known.std[target] / std.clamp_min(SMALLEST_STD)
-            goal = known.mean[target]
+        gain = known.std[target] / std.clamp_min(SMALLEST_STD)
+        goal = known.mean[target]
         matrix = torch.einsum("ki,bk,kj->bij", axes, gain, axes)  # RGB to RGB, [B, 3, 3]
         offset = goal @ axes - (matrix @ mean[:, :, None]).squeeze(2)
         moved = torch.baddbmm(offset[:, :, None], matrix, pixels).clamp_(0, 1).view(images.shape)

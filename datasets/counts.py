@@ -6,6 +6,7 @@ from crossreid.datasets.splits import Split
 
 Counts = tuple[int, int, int]  # identities, images, cameras
 
+MSMT_ALL = (4101, 126_441, 15)  # all four lists as one training split
 MSMT = {"train": (1041, 32_621, 15), "query": (3060, 11_659, 15), "gallery": (3060, 82_161, 15)}
 COUNTS: dict[str, dict[str, Counts]] = {
     "market": {"train": (751, 12_936, 6), "query": (750, 3_368, 6), "gallery": (751, 15_913, 6)},
@@ -15,6 +16,8 @@ COUNTS: dict[str, dict[str, Counts]] = {
     "cuhk03": {"train": (1367, 26_263, 0)},  # cameras of the old protocol are not part of the table
     "msmt": MSMT,
     "msmt17v2": MSMT,
+    "msmt/all": {**MSMT, "train": MSMT_ALL},
+    "msmt17v2/all": {**MSMT, "train": MSMT_ALL},
 }
 
 

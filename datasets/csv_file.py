@@ -1,56 +1,83 @@
-"""One's own data in a table: a CSV file with the columns path, pid, camid, split."""
+"""One's own data in a table: a CSV file with the columns path, camid and, where they are known, pid and split."""
 
 from __future__ import annotations
 
 import csv
+import io
 from pathlib import Path
 
-from crossreid.datasets.splits import DatasetError, Splits, make_split
+from crossreid.datasets.listing import read_text
+from crossreid.datasets.splits import PARTS, UNKNOWN, DatasetError, Row, Splits, make_splits
 
-COLUMNS = ("path", "pid", "camid", "split")
-PARTS = ("train", "query", "gallery")
+NEEDED = "path,pid,camid,split"
+SEPARATORS = ",;\t"
 
 
-def read_csv(path: Path, name: str) -> Splits:
+def read_csv(path: Path, name: str, *, missing: str = "error") -> Splits:
     """Splits from a CSV file; image paths are relative to the file's folder (absolute ones are kept).
+
+    Without the column ``split`` all images are for training, without ``pid`` (or with -1) their identity is unknown.
+
+    Args:
+        path: the file: comma, semicolon or tab between the fields; UTF-8, UTF-16 or Latin-1.
+        name: of the dataset.
+        missing: "error" refuses rows whose image is not there, "keep" leaves them to the decoder.
 
     Raises:
         DatasetError: a missing column or file, an unknown split, a number that is none; with the line.
     """
-    rows: dict[str, list[tuple[str, int, int]]] = {part: [] for part in PARTS}
+    text = read_text(path)
+    header = text.partition("\n")[0]
+    separator = max(SEPARATORS, key=header.count)
+    rows: dict[str, list[Row]] = {part: [] for part in PARTS}
+    reader = csv.DictReader(io.StringIO(text, newline=""), skipinitialspace=True, delimiter=separator)
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file, skipinitialspace=True)
-            missing = [column for column in COLUMNS if column not in (reader.fieldnames or ())]
-            if missing:
-                found = ",".join(reader.fieldnames or ())
-                raise DatasetError(
-                    f"{path}: column {missing[0]} is missing; found {found!r}, needed path,pid,camid,split"
-                )
-            for row in reader:
-                part, parsed = _parse(row, path, reader.line_num)
-                rows[part].append(parsed)
-    except OSError as error:
-        raise DatasetError(f"{path}: cannot be read ({error.strerror})") from error
-    except UnicodeDecodeError as error:
-        raise DatasetError(f"{path}: is not UTF-8 text ({error.reason})") from error
-    train, query, gallery = (make_split(rows[p], f"{name}/{p}", relabel=p == "train") for p in PARTS)
-    return Splits(name, str(path.parent), train, query, gallery)
-
-
-def _parse(row: dict[str, str | None], path: Path, line: int) -> tuple[str, tuple[str, int, int]]:
-    values = {column: (row[column] or "").strip() for column in COLUMNS}
-    if values["split"] not in PARTS:
+        columns = [(column or "").strip().lower() for column in reader.fieldnames or ()]
+        reader.fieldnames = columns
+        _check_columns(columns, path)
+        for row in reader:
+            part, parsed = _parse(row, path, reader.line_num, missing)
+            rows[part].append(parsed)
+    except csv.Error as error:
+        raise DatasetError(f"{path}, line {reader.line_num}: is not CSV ({error})") from error
+    if not any(rows.values()):
+        raise DatasetError(f"{path}: no images; below the header needs a line an image")
+    if bool(rows["query"]) != bool(rows["gallery"]):
+        lacking, there = ("query", "gallery") if rows["gallery"] else ("gallery", "query")
         raise DatasetError(
-            f"{path}, line {line}: split {values['split']!r} is not one of train, query, gallery"
+            f"{path}: {len(rows[there]):,} {there} images but none with split {lacking}; evaluation needs both"
         )
+    return make_splits(name, str(path.parent), rows, unlabelled=True)
+
+
+def _check_columns(columns: list[str], path: Path) -> None:
+    lacking = [column for column in ("path", "camid") if column not in columns]
+    if lacking:
+        raise DatasetError(
+            f"{path}: column {lacking[0]} is missing; found {','.join(columns)!r}, needed {NEEDED}, or path,camid "
+            "for images without identities"
+        )
+
+
+def _parse(row: dict[str, str | None], path: Path, line: int, missing: str) -> tuple[str, Row]:
+    values = {column: (value or "").strip() for column, value in row.items() if isinstance(value, str)}
+    part = values.get("split", "") if "split" in row else "train"
+    if part not in PARTS:
+        raise DatasetError(f"{path}, line {line}: split {part!r} is not one of train, query, gallery")
+    pid = values.get("pid", "") if "pid" in row else str(UNKNOWN)
+    camera = values.get("camid", "")
     try:
-        pid, camera = int(values["pid"]), int(values["camid"])
+        numbers = int(pid), int(camera)
     except ValueError as error:
         raise DatasetError(
-            f"{path}, line {line}: pid {values['pid']!r} and camid {values['camid']!r} must be whole numbers"
+            f"{path}, line {line}: pid {pid[:40]!r} and camid {camera[:40]!r} must be whole numbers (-1: unknown)"
         ) from error
-    image = path.parent / values["path"]
-    if not values["path"] or not image.is_file():
+    if min(numbers) < UNKNOWN:
+        raise DatasetError(
+            f"{path}, line {line}: pid {numbers[0]} and camid {numbers[1]} must be 0 or more, or -1 for unknown"
+        )
+    relative = values.get("path", "")
+    image = path.parent / relative
+    if not relative or "\0" in relative or (missing == "error" and not image.is_file()):
         raise DatasetError(f"{path}, line {line}: no such image {image}")
-    return values["split"], (str(image), pid, camera)
+    return part, (str(image), *numbers)

@@ -4,28 +4,60 @@ from __future__ import annotations
 
 import os
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageOps
 
 from crossreid.datasets.files import open_regular
 
 Size = tuple[int, int, str]  # height and width in pixels, interpolation
+Box = Callable[[int, int], tuple[int, int, int, int]]
 FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+ORIENTATION = 0x112  # EXIF tag; 1 is upright
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """An opened image of any kind as 8-bit RGB."""
-    if image.mode.startswith("I"):  # 16 bits (or 16 in 32): keep the high byte instead of clipping at 255
-        high = np.asarray(image, dtype=np.int64) >> 8
-        return Image.fromarray(high.clip(0, 255).astype(np.uint8)).convert("RGB")
-    return image.convert("RGB")
+    """An opened image of any kind as 8-bit RGB, upright (EXIF orientation).
+
+    Images of 16 or 32 bits are scaled by the highest bit that the image uses, so that 12 bits in a file of 16 do not
+    turn black; floats up to 1 by 255, larger ones as whole numbers.
+
+    Raises:
+        ValueError: values that are negative or not finite, or a colour image of 16 bits that uses 12 or fewer.
+    """
+    # of 16 bits a colour Pillow keeps the upper 8, of grey ones all
+    deep = any(";16" in str(tile[3]) for tile in getattr(image, "tile", ()))
+    if image.getexif().get(ORIENTATION, 1) != 1:
+        image = ImageOps.exif_transpose(image)
+    if image.mode[0] in "IF":
+        return Image.fromarray(_eight_bits(np.asarray(image))).convert("RGB")
+    rgb = image.convert("RGB")
+    unused = 8 - max(high for _, high in rgb.getextrema()).bit_length() if deep else 0
+    if unused > 3:
+        raise ValueError(
+            "a 16-bit colour image whose values use 12 bits or fewer would turn black: save it with 8 bits a channel"
+        )
+    return rgb.point(lambda value: value << unused) if unused else rgb
 
 
-def decode(path: str, height: int, width: int, interpolation: str = "bilinear") -> NDArray[np.uint8]:
+def _eight_bits(values: NDArray[np.generic]) -> NDArray[np.uint8]:
+    """Grey values of more than 8 bits [H, W] as 8 bits: the upper 8 of those that are in use."""
+    if not np.isfinite(values).all() or values.min(initial=0) < 0:
+        raise ValueError("grey values that are negative or not finite: save it with 8 bits")
+    highest = float(values.max(initial=0))
+    if values.dtype.kind == "f" and highest <= 1:
+        return np.rint(values * 255).astype(np.uint8)
+    if highest >= 2**53:
+        raise ValueError(f"grey values up to {highest:.3g}: save it with 8 bits")
+    return (values.astype(np.int64) >> max(0, int(highest).bit_length() - 8)).astype(np.uint8)
+
+
+def decode(
+    path: str, height: int, width: int, interpolation: str = "bilinear", box: Box | None = None
+) -> NDArray[np.uint8]:
     """Read an image as RGB and resize it as torchvision's ``Resize`` does with PIL (antialiased).
 
     Args:
@@ -33,6 +65,7 @@ def decode(path: str, height: int, width: int, interpolation: str = "bilinear") 
         height: in pixels.
         width: in pixels.
         interpolation: a key of ``FILTERS``.
+        box: from the image's width and height to what is cut from it before: left, top, right, bottom.
 
     Returns:
         Pixels [3, height, width].
@@ -42,6 +75,8 @@ def decode(path: str, height: int, width: int, interpolation: str = "bilinear") 
     """
     with os.fdopen(open_regular(path), "rb") as file, Image.open(file) as image:
         rgb = to_rgb(image)
+    if box is not None:
+        rgb = rgb.crop(box(*rgb.size))
     if rgb.size != (width, height):
         rgb = rgb.resize((width, height), FILTERS[interpolation])
     return np.ascontiguousarray(np.asarray(rgb).transpose(2, 0, 1))

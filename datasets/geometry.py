@@ -36,7 +36,9 @@ def like(result: Tensor, images: Tensor) -> Tensor:
     return result.to(images.dtype)
 
 
-def windows(images: Tensor, flip: Tensor, top: Tensor, left: Tensor, pad: int, value: int) -> Tensor:
+def windows(
+    images: Tensor, flip: Tensor, top: Tensor, left: Tensor, pad: int, value: Sequence[float]
+) -> Tensor:
     """Flip, pad and crop in one gather.
 
     Args:
@@ -44,16 +46,19 @@ def windows(images: Tensor, flip: Tensor, top: Tensor, left: Tensor, pad: int, v
         flip: [B] 0 or 1.
         top, left: [B] corner of the crop in the padded image, 0..2 * pad.
         pad: pixels added on each side.
-        value: of the padding, 0..255.
+        value: RGB of the padding, 0..255.
     """
     batch, channels, height, width = images.shape
-    fill = value if images.dtype == torch.uint8 else value / 255
     shape = (2, batch, channels, height + 2 * pad, width + 2 * pad)
     padded = buffers.empty(shape, images.dtype, images.device)  # as it is, and mirrored
-    padded.narrow(3, 0, pad).fill_(fill)
-    padded.narrow(3, pad + height, pad).fill_(fill)
-    padded.narrow(4, 0, pad).fill_(fill)
-    padded.narrow(4, pad + width, pad).fill_(fill)
+    grey = len(set(value)) == 1
+    for channel in range(1 if grey else channels):
+        part = padded if grey else padded[:, :, channel : channel + 1]
+        fill = value[channel] if images.dtype == torch.uint8 else value[channel] / 255
+        part.narrow(3, 0, pad).fill_(fill)
+        part.narrow(3, pad + height, pad).fill_(fill)
+        part.narrow(4, 0, pad).fill_(fill)
+        part.narrow(4, pad + width, pad).fill_(fill)
     inside = padded.narrow(3, pad, height).narrow(4, pad, width)
     inside[0].copy_(images)
     inside[1].copy_(images.flip(3))
@@ -63,7 +68,29 @@ def windows(images: Tensor, flip: Tensor, top: Tensor, left: Tensor, pad: int, v
     return every[flip, torch.arange(batch, device=images.device), top, left]
 
 
-class Flip:
+class Geometric:
+    """A transform that moves pixels: ``draw`` gives the random numbers of a batch, ``apply`` uses them."""
+
+    def draw(self, images: Tensor, generator: torch.Generator) -> tuple[Tensor, ...]:
+        raise NotImplementedError
+
+    def apply(self, images: Tensor, *drawn: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def apply_to_masks(self, masks: Tensor, *drawn: Tensor) -> Tensor:
+        """Move the masks of the images with the same numbers; what comes in from outside is black."""
+        return self.apply(masks, *drawn)
+
+    def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        return self.apply(images, *self.draw(images, generator))
+
+    def together(self, images: Tensor, masks: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Move images and their masks alike."""
+        drawn = self.draw(images, generator)
+        return self.apply(images, *drawn), self.apply_to_masks(masks, *drawn)
+
+
+class Flip(Geometric):
     """Mirror left and right with probability ``p``."""
 
     def __init__(self, p: float = 0.5) -> None:
@@ -72,40 +99,45 @@ class Flip:
     def draw(self, images: Tensor, generator: torch.Generator) -> tuple[Tensor]:
         return ((uniform(len(images), 0, 1, generator) < self.p).long(),)
 
-    def apply(self, images: Tensor, flip: Tensor) -> Tensor:
+    def apply(self, images: Tensor, *drawn: Tensor) -> Tensor:
+        (flip,) = drawn
         return torch.where(flip.view(-1, 1, 1, 1) == 1, images.flip(3), images)
 
-    def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
-        return self.apply(images, *self.draw(images, generator))
 
+class PadCrop(Geometric):
+    """Pad every side by ``pad`` pixels of a grey level or an RGB colour (0..255), then crop the old size anywhere."""
 
-class PadCrop:
-    """Pad every side by ``pad`` pixels of ``value`` (0..255), then crop the old size at a random place."""
-
-    def __init__(self, pad: int, value: int = 127) -> None:
-        self.pad, self.value = pad, value
+    def __init__(self, pad: int, value: float | Sequence[float] = 127) -> None:
+        self.pad, self.value = pad, as_floats(value)
 
     def draw(self, images: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         shape = (2, len(images))
         top, left = torch.randint(2 * self.pad + 1, shape, generator=generator, device=generator.device)
         return top, left
 
-    def apply(self, images: Tensor, top: Tensor, left: Tensor) -> Tensor:
+    def apply(self, images: Tensor, *drawn: Tensor) -> Tensor:
+        top, left = drawn
         return windows(images, torch.zeros_like(top), top, left, self.pad, self.value)
 
-    def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
-        return self.apply(images, *self.draw(images, generator))
+    def apply_to_masks(self, masks: Tensor, *drawn: Tensor) -> Tensor:
+        return PadCrop(self.pad, 0).apply(masks, *drawn)
 
 
-class FlipPadCrop:
+class FlipPadCrop(Geometric):
     """``Flip`` and then ``PadCrop`` with the same draws, in one gather."""
 
     def __init__(self, flip: Flip, crop: PadCrop) -> None:
         self.flip, self.crop = flip, crop
 
-    def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
-        (flip,), (top, left) = self.flip.draw(images, generator), self.crop.draw(images, generator)
+    def draw(self, images: Tensor, generator: torch.Generator) -> tuple[Tensor, ...]:
+        return *self.flip.draw(images, generator), *self.crop.draw(images, generator)
+
+    def apply(self, images: Tensor, *drawn: Tensor) -> Tensor:
+        flip, top, left = drawn
         return windows(images, flip, top, left, self.crop.pad, self.crop.value)
+
+    def apply_to_masks(self, masks: Tensor, *drawn: Tensor) -> Tensor:
+        return FlipPadCrop(self.flip, PadCrop(self.crop.pad, 0)).apply(masks, *drawn)
 
 
 ATTEMPTS = 10  # draws of a box an image; where none fits, the image stays as it is
@@ -133,36 +165,34 @@ def sample(images: Tensor, x: Tensor, y: Tensor, mode: str) -> Tensor:
     return like(F.grid_sample(pixels, grid, mode=mode, padding_mode="zeros", align_corners=False), images)
 
 
-class AreaCrop:
-    """Cut a box of random area and aspect, and resize it to the full size (bilinear).
+class AreaCrop(Geometric):
+    """Crop a random box and resize it to the old size (bilinear).
 
     Args:
-        area: range of the box's share of the image.
-        aspect: range of height / width, drawn uniformly, or as its logarithm with ``log_aspect``.
+        area: range of the box's share of the image, drawn uniformly.
+        aspect: range of height / width, drawn uniformly; None: the width is drawn uniformly from those that give the
+            area, so that a box of share a is between a * W and W wide.
 
-    Source: ECN's random-sized rectangle crop (area 0.64-1, aspect 2-3); with ``log_aspect`` torchvision's
-    ``RandomResizedCrop``, whose ratio is width / height.
+    Source: ECN's random-sized rectangle crop (area 0.64-1, aspect 2-3); None: PAUL's second view.
     """
 
     def __init__(
-        self,
-        area: tuple[float, float] = (0.64, 1.0),
-        aspect: tuple[float, float] = (2.0, 3.0),
-        *,
-        log_aspect: bool = False,
+        self, area: tuple[float, float] = (0.64, 1.0), aspect: tuple[float, float] | None = (2.0, 3.0)
     ) -> None:
-        self.area, self.aspect, self.log_aspect = area, aspect, log_aspect
+        self.area, self.aspect = area, aspect
 
     def draw(self, images: Tensor, generator: torch.Generator) -> tuple[Tensor, ...]:
         """Corner and size of the boxes in pixels: top, left, height, width, each [B]."""
         batch, _, full_height, full_width = images.shape
         tries = (batch, ATTEMPTS)
-        area = uniform(tries, *self.area, generator) * (full_height * full_width)
-        if self.log_aspect:
-            aspect = uniform(tries, math.log(self.aspect[0]), math.log(self.aspect[1]), generator).exp()
+        share = uniform(tries, *self.area, generator)
+        area = share * (full_height * full_width)
+        if self.aspect is None:
+            width = (share + (1 - share) * uniform(tries, 0, 1, generator)) * full_width
+            height, width = (area / width).round().clamp(max=full_height), width.round()
         else:
             aspect = uniform(tries, *self.aspect, generator)
-        height, width = (area * aspect).sqrt().round(), (area / aspect).sqrt().round()
+            height, width = (area * aspect).sqrt().round(), (area / aspect).sqrt().round()
         fits = (height <= full_height) & (width <= full_width) & (height >= 1) & (width >= 1)
         found, (height, width) = first_fit(fits, height, width)
         height, width = torch.where(found, height, full_height), torch.where(found, width, full_width)
@@ -170,14 +200,12 @@ class AreaCrop:
         left = (uniform(batch, 0, 1, generator) * (full_width - width + 1)).floor()
         return top, left, height, width
 
-    def apply(self, images: Tensor, top: Tensor, left: Tensor, height: Tensor, width: Tensor) -> Tensor:
+    def apply(self, images: Tensor, *drawn: Tensor) -> Tensor:
+        top, left, height, width = drawn
         full_height, full_width = images.shape[2:]
         y = _inside(full_height, top, height)[:, :, None]
         x = _inside(full_width, left, width)[:, None, :]
         return sample(images, x, y, "bilinear")
-
-    def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
-        return self.apply(images, *self.draw(images, generator))
 
 
 def _inside(full: int, start: Tensor, length: Tensor) -> Tensor:
@@ -186,7 +214,7 @@ def _inside(full: int, start: Tensor, length: Tensor) -> Tensor:
     return start[:, None] + torch.minimum(places.clamp_min(0), (length - 1)[:, None])
 
 
-class Rotation:
+class Rotation(Geometric):
     """Turn each image about its centre by an angle drawn from -degrees..degrees; corners become black.
 
     Source: torchvision's ``RandomRotation`` (nearest pixel by default, as there).
@@ -198,7 +226,8 @@ class Rotation:
     def draw(self, images: Tensor, generator: torch.Generator) -> tuple[Tensor]:
         return (uniform(len(images), -self.degrees, self.degrees, generator),)
 
-    def apply(self, images: Tensor, degrees: Tensor) -> Tensor:
+    def apply(self, images: Tensor, *drawn: Tensor) -> Tensor:
+        (degrees,) = drawn
         height, width = images.shape[2:]
         angle = (degrees * (math.pi / 180)).view(-1, 1, 1)
         y = (torch.arange(height, device=images.device) - (height - 1) / 2)[None, :, None]
@@ -207,10 +236,8 @@ class Rotation:
         turned_y = angle.sin() * x + angle.cos() * y + (height - 1) / 2
         return sample(images, turned_x, turned_y, self.mode)
 
-    def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
-        return self.apply(images, *self.draw(images, generator))
-
 
 def as_floats(values: float | Sequence[float]) -> tuple[float, ...]:
-    """Three numbers, one a channel."""
-    return tuple(map(float, values)) if isinstance(values, Sequence) else (float(values),) * 3
+    """Three numbers, one a channel, from one or three."""
+    given = tuple(map(float, values)) if isinstance(values, Sequence) else (float(values),)
+    return given * 3 if len(given) == 1 else given

@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 from crossreid.datasets import buffers
 from crossreid.datasets.cache import CACHES, default_cache_dir, find_store
 from crossreid.datasets.camstyle_copies import Styled, choices
-from crossreid.datasets.decode import FILTERS, Size, decode, reason
+from crossreid.datasets.decode import FILTERS, Box, Size, decode, reason
 from crossreid.datasets.pool import available_cores
 from crossreid.datasets.splits import Batch, DatasetError, Split
 from crossreid.datasets.store import Store, decode_all
@@ -119,8 +119,20 @@ class ImageDataset(Dataset[Batch]):
     def __getitems__(self, rows: Sequence[int] | NDArray[np.int64]) -> Batch:
         return self.gather(rows)
 
-    def gather(self, rows: Sequence[int] | NDArray[np.int64], *, pin: bool = False) -> Batch:
-        """The images of some rows as one batch, in page-locked memory if ``pin``."""
+    def batch(self, rows: Sequence[int] | NDArray[np.int64], iteration: int, *, pin: bool = False) -> Batch:
+        """What ``Streams`` shows in an iteration: the images as they are."""
+        return self.gather(rows, pin=pin)
+
+    def gather(
+        self, rows: Sequence[int] | NDArray[np.int64], *, pin: bool = False, box: Box | None = None
+    ) -> Batch:
+        """The images of some rows as one batch.
+
+        Args:
+            rows: B of them.
+            pin: in page-locked memory.
+            box: decode the files anew and cut this from each before it is resized.
+        """
         wanted = np.asarray(rows, np.int64).reshape(-1)
         if len(wanted) and not (wanted.min() >= 0 and wanted.max() < len(self._rows)):
             raise IndexError(f"rows {wanted.min()}..{wanted.max()} of a dataset of {len(self._rows)} rows")
@@ -129,20 +141,20 @@ class ImageDataset(Dataset[Batch]):
             images = torch.empty(shape, dtype=torch.uint8, pin_memory=True)
         else:
             images = buffers.empty(shape, torch.uint8)
-        self._fill(images.numpy().reshape(len(wanted), -1), self._rows[wanted])
+        self._fill(images.numpy().reshape(len(wanted), -1), self._rows[wanted], box)
         index = self._index[wanted]
         parts = (self.split.pids[index], self.split.cams[index], index)
         batch = Batch(images, *(torch.from_numpy(part) for part in parts))
         return batch.pin_memory() if pin else batch
 
-    def _fill(self, out: NDArray[np.uint8], rows: NDArray[np.int64]) -> None:
-        while self._store is not None:
+    def _fill(self, out: NDArray[np.uint8], rows: NDArray[np.int64], box: Box | None) -> None:
+        while self._store is not None and box is None:
             if self._store.read(rows, out):
                 return
             self._renew(self._store)
         for target, row in zip(out, rows):
             try:
-                target[:] = decode(self._paths[row], *self._form).reshape(-1)
+                target[:] = decode(self._paths[row], *self._form, box).reshape(-1)
             except Exception as error:  # Pillow's plugins raise nearly anything on damaged files
                 raise DatasetError(
                     f"{self._paths[row]}: does not decode ({reason(error)}); restore or delete the file, "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import importlib
 import logging
@@ -10,15 +11,16 @@ from pathlib import Path
 from typing import Any
 
 from crossreid.datasets import counts, resolver
+from crossreid.datasets.cameras import read_cameras
 from crossreid.datasets.csv_file import read_csv
-from crossreid.datasets.cuhk03 import read_cuhk03
+from crossreid.datasets.cuhk03 import read_cuhk03, read_torchreid, read_torchreid_mat
 from crossreid.datasets.market import read_market, read_own
 from crossreid.datasets.msmt import read_msmt
-from crossreid.datasets.splits import DatasetError, Splits
+from crossreid.datasets.splits import PARTS, DatasetError, Splits
 
 ALIASES = {"market1501": "market", "dukemtmc": "duke", "cuhknp": "cuhk", "msmt17v1": "msmt"}
-NAMES = (*resolver.LAYOUTS, "synthetic", "csv", "folder")
-SUBSETS = ("labeled", "detected")
+OWN = ("csv", "folder", "cameras")
+NAMES = (*resolver.LAYOUTS, "synthetic", *OWN)
 
 logger = logging.getLogger(__name__)
 
@@ -35,11 +37,12 @@ def canonical(name: str) -> tuple[str, str]:
         return head, ""
     if head == "synthetic" and not tail:
         raise DatasetError("synthetic: a domain is needed, as in synthetic:summer")
-    if head in ("synthetic", "csv", "folder"):
+    if head in ("synthetic", *OWN):
         return head, tail
     if "." in head:
         return name.strip().partition(":")[0], tail
-    known = [*NAMES[:-3], *ALIASES, "synthetic:<domain>", "csv", "folder", "your.module:<folder>"]
+    known = [*resolver.LAYOUTS, *ALIASES, "synthetic:<domain>", "csv:<file>", "folder:<folder>"]
+    known += ["cameras:<folder>", "your.module:<folder>"]
     near = difflib.get_close_matches(name, known, 1, 0.4)
     hint = f"did you mean {near[0]}? " if near else ""
     raise DatasetError(f"unknown dataset {name!r}; {hint}known: {', '.join(known)}")
@@ -52,20 +55,25 @@ def load(
     strict: bool = False,
     subset: str = "labeled",
     train_val: bool = True,
+    train_all: bool = False,
     split_id: int = 0,
+    missing: str = "error",
     synthetic: Mapping[str, Any] | None = None,
 ) -> Splits:
     """Read a dataset's listing; sorted, training identities relabelled, junk dropped, sizes checked.
 
     Args:
-        name: a name or alias of ``NAMES``; ``synthetic:<domain>``, ``csv:<file>``, ``folder:<folder>``, or
-            ``package.module:<folder>``, whose ``load(folder)`` gives the splits.
+        name: a name or alias of ``NAMES``; ``synthetic:<domain>``, ``csv:<file>``, ``folder:<folder>``,
+            ``cameras:<folder>``, or ``package.module:<folder>``, whose ``load(folder)`` gives the splits.
         root: folder of all datasets (or the dataset's own); default ``REID_DATASETS`` or ``./data``. For
-            ``csv`` and ``folder`` without a colon: the file (or the folder with one .csv file), the folder.
+            ``csv``, ``folder`` and ``cameras`` without a colon: the file (or the folder with one .csv file), the
+            folder.
         strict: sizes that differ from the published ones are an error, not a warning.
-        subset: of CUHK03-NP, "labeled" or "detected".
+        subset: of CUHK03, "labeled" or "detected".
         train_val: MSMT17 trains on list_train + list_val.
+        train_all: MSMT17 trains on all four lists (train, val, query, gallery).
         split_id: which of the splits of CUHK03's old protocol.
+        missing: "error" refuses listed images that are not there, "keep" leaves them to the decoder.
         synthetic: arguments of the built-in domains (identities, cameras, seed, height, width, ...).
 
     Raises:
@@ -73,29 +81,48 @@ def load(
     """
     kind, tail = canonical(name)
     base = Path(root).expanduser() if root else resolver.default_root()
-    if subset not in SUBSETS:
-        raise DatasetError(f"DATASETS.SUBSET {subset!r} is not one of {', '.join(SUBSETS)}")
+    if subset not in resolver.SUBSETS:
+        raise DatasetError(f"DATASETS.SUBSET {subset!r} is not one of {', '.join(resolver.SUBSETS)}")
     if kind == "synthetic":
         splits = _read_synthetic(tail, base, dict(synthetic or {}))
     elif kind == "csv":
-        splits = read_csv(_csv_path(base, tail), "csv")
+        splits = read_csv(_csv_path(base, tail), "csv", missing=missing)
     elif kind == "folder":
         splits = read_own(_given(base, tail), "folder")
+    elif kind == "cameras":
+        splits = read_cameras(_given(base, tail), "cameras")
     elif "." in kind:
         splits = _read_outside(kind, _given(base, tail))
     else:
-        splits = _read_published(kind, base, subset, train_val, split_id)
-    return _checked(splits, f"{kind}/{subset}" if kind == "cuhk" else kind, strict, train_val)
+        lists = {"train_val": train_val, "train_all": train_all, "missing": missing}
+        splits = _read_published(kind, base, subset, split_id, lists)
+    key = f"{kind}/{subset}" if kind == "cuhk" else kind
+    key += "/all" if train_all and kind.startswith("msmt") else ""
+    return _checked(splits, key, strict, published=kind in resolver.LAYOUTS, partial=not train_val)
 
 
-def _read_published(kind: str, base: Path, subset: str, train_val: bool, split_id: int) -> Splits:
+def _read_published(kind: str, base: Path, subset: str, split_id: int, lists: Mapping[str, Any]) -> Splits:
     path, variant = resolver.find(kind, base, subset=subset)
     if kind == "cuhk03":
-        return read_cuhk03(path, kind, split_id=split_id)
+        if variant == 0:
+            return read_cuhk03(path, kind, split_id=split_id)
+        return read_torchreid(path, kind, f"splits_classic_{subset}.json", subset, split_id=split_id)
+    if kind == "cuhk" and variant == 1:
+        return read_torchreid(path, kind, f"splits_new_{subset}.json", subset)
+    if kind == "cuhk" and variant == 2:
+        return read_torchreid_mat(path, kind, f"cuhk03_new_protocol_config_{subset}.mat", subset)
     if kind in ("msmt", "msmt17v2") and variant == 0:
         images = ("train", "test") if kind == "msmt" else ("mask_train_v2", "mask_test_v2")
-        logger.info("%s: training on list_train%s (TRAIN_VAL %s)", kind, " + list_val" * train_val, train_val)
-        return read_msmt(path, kind, images, train_val=train_val)
+        if lists["train_all"]:
+            logger.info("%s: training on all four lists, train, val, query and gallery (TRAIN_ALL)", kind)
+        else:
+            val = lists["train_val"]
+            logger.info("%s: training on list_train%s (TRAIN_VAL %s)", kind, " + list_val" * val, val)
+        return read_msmt(path, kind, images, **lists)
+    if lists["train_all"] and kind == "msmt":
+        raise DatasetError(
+            f"msmt: DATASETS.TRAIN_ALL needs MSMT17 with its lists, {path} is the Market-style copy; set it False"
+        )
     return read_market(path, kind)
 
 
@@ -142,23 +169,31 @@ def _csv_path(base: Path, tail: str) -> Path:
     return files[0]
 
 
-def _checked(splits: Splits, key: str, strict: bool, train_val: bool) -> Splits:
-    parts = {"train": splits.train, "query": splits.query, "gallery": splits.gallery}
-    for split in parts.values():
-        if len(split) == 0:
-            junk = f" but {split.junk:,} junk images (identity -1)" if split.junk else ""
-            raise DatasetError(f"{split.name}: no images{junk} below {splits.root}")
-    known = set(parts) - (
-        {"train"} if key.startswith("msmt") and not train_val else set()
-    )  # sizes are of train + val
-    lines = tuple(counts.differences(key, {part: parts[part] for part in known}))
+def _checked(splits: Splits, key: str, strict: bool, *, published: bool, partial: bool) -> Splits:
+    """The splits with their warnings, if they hold what they must; ``partial``: without MSMT17's list_val."""
+    parts = {part: getattr(splits, part) for part in PARTS}
+    if published:
+        _check_complete(splits)
+    elif not any(map(len, parts.values())):
+        raise DatasetError(f"{splits.name}: no images with an identity below {splits.root}")
+    known = {part for part in PARTS if not (part == "train" and partial and key in ("msmt", "msmt17v2"))}
+    lines = tuple(counts.differences(key, {part: parts[part] for part in PARTS if part in known}))
     if lines and strict:
         raise DatasetError("; ".join(lines) + f"; in {splits.root} (DATASETS.STRICT)")
+    lines += tuple(note for split in parts.values() for note in split.notes)
     for line in lines:
         logger.warning("%s (%s)", line, splits.root)
-    logger.info(
-        "%s: %s",
-        splits.name,
-        "; ".join(f"{part} {counts.describe(counts.found(s))}" for part, s in parts.items()),
-    )
-    return Splits(splits.name, splits.root, splits.train, splits.query, splits.gallery, lines)
+    found = "; ".join(f"{part} {counts.describe(counts.found(s))}" for part, s in parts.items() if len(s))
+    logger.info("%s: %s", splits.name, found)
+    if splits.cameras:
+        logger.info("%s: %s", splits.name, ", ".join(f"{n} {name}" for n, name in splits.cameras.items()))
+    return dataclasses.replace(splits, warnings=(*splits.warnings, *lines))
+
+
+def _check_complete(splits: Splits) -> None:
+    for part in PARTS:
+        split = getattr(splits, part)
+        if len(split) == 0:
+            junk = f" but {split.junk:,} junk images (identity -1)" if split.junk else ""
+            left = "".join(f"; {note}" for note in split.notes)
+            raise DatasetError(f"{split.name}: no images{junk} below {splits.root}{left}")

@@ -6,14 +6,19 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from crossreid.datasets.listing import inside, subfolders
 from crossreid.datasets.market import FOLDERS
 from crossreid.datasets.splits import DatasetError
 
 MARKET_STYLE = FOLDERS
-LISTS = ("list_train.txt", "list_val.txt", "list_query.txt", "list_gallery.txt")
+LISTS = ("list_train.txt", "list_query.txt", "list_gallery.txt")  # list_val.txt with TRAIN_VAL
 MSMT_V1 = ("train", "test", *LISTS)
 MSMT_V2 = ("mask_train_v2", "mask_test_v2", *LISTS)
 OPEN_REID = ("images", "meta.json", "splits.json")
+TORCHREID_NEW = ("images_{subset}", "splits_new_{subset}.json")
+TORCHREID_MAT = ("images_{subset}", "cuhk03_new_protocol_config_{subset}.mat")
+TORCHREID_OLD = ("images_{subset}", "splits_classic_{subset}.json")
+SUBSETS = ("labeled", "detected")
 
 
 @dataclass(frozen=True)
@@ -52,9 +57,13 @@ LAYOUTS = {
         "0001_c2_f0046182.jpg",
     ),
     "cuhk": Layout(
-        ("cuhk03-np/{subset}", "cuhknp/{subset}", "cuhk03_np/{subset}"), (MARKET_STYLE,), "0003_c1_1.png"
+        ("cuhk03-np/{subset}", "cuhknp/{subset}", "cuhk03_np/{subset}", "cuhk03", "cuhk03/cuhk03_release"),
+        (MARKET_STYLE, TORCHREID_NEW, TORCHREID_MAT),
+        "0003_c1_1.png",
     ),
-    "cuhk03": Layout(("cuhk03/cuhk03_release", "cuhk03"), (OPEN_REID,), "images/0000_0_0000.png"),
+    "cuhk03": Layout(
+        ("cuhk03/cuhk03_release", "cuhk03"), (OPEN_REID, TORCHREID_OLD), "images/0000_0_0000.png"
+    ),
     "msmt": Layout(
         ("MSMT17_V1", "msmt17v1/MSMT17_V1", "msmt17v1", "msmt17/MSMT17_V1", "MSMT17", "msmt17", "msmt"),
         (MSMT_V1, MARKET_STYLE),
@@ -73,23 +82,11 @@ def default_root() -> Path:
     return Path(os.environ.get("REID_DATASETS") or "data").expanduser()
 
 
-def _descend(root: Path, relative: str) -> Path:
-    """``root/relative``, each part matched exactly or else without regard to case."""
-    path = root
-    for part in Path(relative).parts:
-        exact = path / part
-        if not exact.exists() and path.is_dir():
-            same = sorted(p for p in path.iterdir() if p.name.casefold() == part.casefold())
-            exact = same[0] if same else exact
-        path = exact
-    return path
-
-
 def _fit(path: Path, variants: tuple[tuple[str, ...], ...]) -> tuple[int | None, str]:
     """Number of the variant that ``path`` holds, or why none does."""
     if not path.is_dir():
         return None, "not there"
-    lacking = [[entry for entry in variant if not (path / entry).exists()] for variant in variants]
+    lacking = [[entry for entry in variant if not inside(path, entry).exists()] for variant in variants]
     for number, missing in enumerate(lacking):
         if not missing:
             return number, ""
@@ -97,12 +94,18 @@ def _fit(path: Path, variants: tuple[tuple[str, ...], ...]) -> tuple[int | None,
     return None, "there, but without " + ", ".join(nearest)
 
 
-def _tree(layout: Layout, directory: str) -> list[str]:
+def _inner(path: Path, subset: str) -> list[Path]:
+    """Folders inside one of a dataset's name, as unpacking leaves them, without those of the other subset."""
+    other = {known for known in SUBSETS if known != subset}
+    return [p for p in subfolders(path) if p.name.casefold() not in other] if path.is_dir() else []
+
+
+def _tree(example: str, variants: tuple[tuple[str, ...], ...], directory: str) -> list[str]:
     lines = [f"  {directory}/"]
-    for number, variant in enumerate(layout.variants):
+    for number, variant in enumerate(variants):
         lines += ["  or, in the same place:"] * (number > 0)
         lines += [f"    {entry}" + ("" if "." in entry else "/") for entry in variant]
-    return [*lines, f"  with files such as {layout.example}"]
+    return [*lines, f"  with files such as {example}"]
 
 
 def find(name: str, root: Path, *, subset: str) -> tuple[Path, int]:
@@ -118,29 +121,38 @@ def find(name: str, root: Path, *, subset: str) -> tuple[Path, int]:
     """
     layout = LAYOUTS[name]
     directories = [directory.format(subset=subset) for directory in layout.directories]
-    candidates = [_descend(root, directory) for directory in directories]
-    candidates += [root / subset, root] if name == "cuhk" else [root]
+    variants = tuple(tuple(entry.format(subset=subset) for entry in v) for v in layout.variants)
+    named = [inside(root, directory) for directory in directories]
+    candidates = [*named, *([root / subset] if name == "cuhk" else []), root, root / root.name]
     tried: dict[Path, str] = {}
     for path in candidates:
         if path in tried:
             continue
-        variant, reason = _fit(path, layout.variants)
-        if variant is not None:
-            return path, variant
-        tried[path] = reason
+        for place in [path, *(_inner(path, subset) if path in named else [])]:
+            variant, reason = _fit(place, variants)
+            if variant is not None:
+                return place, variant
+            tried.setdefault(path, reason)
+    tried.pop(root / root.name, None)
     lines = [
         f"{name}: not found below {root}" + ("" if root.is_dir() else ", which does not exist") + "; tried"
     ]
     lines += [f"  {path}  ({reason})" for path, reason in tried.items()]
     lines += ["expected below the root (DATASETS.ROOT, or the environment variable REID_DATASETS):"]
-    lines += _tree(layout, directories[0])
-    lines += _other_version(name, [path for path in tried if path.is_dir()])
+    lines += _tree(layout.example, variants, directories[0])
+    lines += _hints(name, [path for path in tried if path.is_dir()])
     raise DatasetError("\n".join(lines))
 
 
-def _other_version(name: str, there: list[Path]) -> list[str]:
-    """A hint where the other version of MSMT17 lies in one of the places tried."""
+def _hints(name: str, there: list[Path]) -> list[str]:
+    """What to do where the other version of MSMT17, or CUHK03 in MATLAB's file, lies in one of the places tried."""
     other, mark = {"msmt": ("msmt17v2", "mask_train_v2"), "msmt17v2": ("msmt", "train")}.get(name, ("", ""))
-    return [
+    lines = [
         f"{path} holds {mark}/: ask for {other} instead" for path in there if mark and (path / mark).is_dir()
+    ]
+    mats = [mat for path in there if name.startswith("cuhk") for mat in sorted(path.rglob("cuhk-03.mat"))[:1]]
+    return lines + [
+        f"{mat} holds the images in MATLAB's HDF5 format, which is not read: let torchreid unpack it into "
+        "images_labeled/ and images_detected/ with their splits_*.json, or take the CUHK03-NP folders"
+        for mat in dict.fromkeys(mats)
     ]

@@ -1,13 +1,12 @@
 """Which rows make up each batch: pure functions of (seed, epoch), the same global sequence for every world size.
 
 A sampler draws the global epoch [num_batches, batch_size] and hands each rank its own columns of every batch. Epochs
-count from 0. Used as a plain torch ``batch_sampler`` it remembers its position (``state_dict``); ``Streams`` asks for
-``epoch(e)`` instead and keeps no position at all.
+count from 0; no position is kept.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import numpy as np
@@ -31,8 +30,8 @@ def generator(seed: int, *keys: int) -> np.random.Generator:
     return np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, *keys])))
 
 
-class _Resumable:
-    """Iterates over this rank's batches of one epoch after the other; the position counts batches handed out."""
+class _Sharded:
+    """A rank's columns of every batch of an epoch."""
 
     num_batches: int
 
@@ -45,7 +44,6 @@ class _Resumable:
                 f"total batch size {batch_size} cannot be divided evenly over {world_size} processes{groups}"
             )
         self.batch_size, self.rank, self.world_size = batch_size, rank, world_size
-        self._epoch, self._position = 0, 0
 
     def global_epoch(self, epoch: int) -> Rows:
         raise NotImplementedError
@@ -58,23 +56,8 @@ class _Resumable:
     def __len__(self) -> int:
         return self.num_batches
 
-    def __iter__(self) -> Iterator[list[int]]:
-        """The rest of the current epoch."""
-        batches = self.epoch(self._epoch)
-        while self._position < len(batches):
-            batch = batches[self._position].tolist()
-            self._position += 1
-            yield batch
-        self._epoch, self._position = self._epoch + 1, 0
 
-    def state_dict(self) -> dict[str, int]:
-        return {"epoch": self._epoch, "position": self._position}
-
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        self._epoch, self._position = state["epoch"], state["position"]
-
-
-class ShuffledSampler(_Resumable):
+class ShuffledSampler(_Sharded):
     """Every item once in random order, in full batches; the incomplete rest of an epoch is left out.
 
     Args:
@@ -109,7 +92,7 @@ class ShuffledSampler(_Resumable):
         return np.concatenate(orders)[:needed].reshape(self.num_batches, self.batch_size)
 
 
-class IdentitySampler(_Resumable):
+class IdentitySampler(_Sharded):
     """P identities x K images a batch, the K images of an identity side by side and on one rank.
 
     Every identity comes once before any comes again; within a batch identities differ (unless there are fewer than
@@ -231,28 +214,3 @@ class StyledSampler:
         local = everyone.shape[1] // self.sampler.world_size
         columns = slice(self.sampler.rank * local, (self.sampler.rank + 1) * local)
         return self.choices[everyone[:, columns], drawn[:, columns]]
-
-
-def paired(
-    source_items: int,
-    target_items: int,
-    batch_size: int,
-    *,
-    rank: int = 0,
-    world_size: int = 1,
-    seed: int = 0,
-) -> tuple[ShuffledSampler, ShuffledSampler]:
-    """Two shuffled samplers of equal length: one pass over the larger domain, the smaller one repeated.
-
-    Args:
-        source_items, target_items: images of the two domains.
-        batch_size: of each domain, total over all ranks.
-    """
-    batches = max(1, max(source_items, target_items) // batch_size)
-    source, target = (
-        ShuffledSampler(
-            items, batch_size, rank=rank, world_size=world_size, seed=seed + number, num_batches=batches
-        )
-        for number, items in enumerate((source_items, target_items))
-    )
-    return source, target

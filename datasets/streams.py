@@ -11,17 +11,18 @@ import queue
 import threading
 import weakref
 from collections.abc import Callable, Iterator, Mapping
-from types import TracebackType
 from typing import Any
 
 import numpy as np
 from torch.utils.data import DataLoader
 
 from crossreid.datasets.images import ImageDataset
+from crossreid.datasets.raw_crops import RawCrops
 from crossreid.datasets.samplers import Rows, Sampler
 from crossreid.datasets.splits import Batch, DatasetError
 
 Batches = dict[str, Batch]
+Shown = ImageDataset | RawCrops
 
 
 class _Plan:
@@ -44,26 +45,27 @@ class _Plans:
     def __init__(self, sampler: Sampler, start: int, count: int | None) -> None:
         self._sampler, self._start, self._count = sampler, start, count
 
-    def __iter__(self) -> Iterator[list[int]]:
+    def __iter__(self) -> Iterator[tuple[int, list[int]]]:
         plan, iterations = _Plan(self._sampler), itertools.count(self._start)
         for iteration in itertools.islice(iterations, self._count):
-            yield plan(iteration).tolist()
+            yield iteration, plan(iteration).tolist()
 
 
 class _Carrier:
     """Runs in the workers: an input error travels as a value, so that it arrives in one line."""
 
-    def __init__(self, dataset: ImageDataset) -> None:
+    def __init__(self, dataset: Shown) -> None:
         self._dataset = dataset
 
-    def __getitems__(self, rows: list[int]) -> Batch | DatasetError:
+    def __getitems__(self, plan: tuple[int, list[int]]) -> Batch | DatasetError:
+        iteration, rows = plan
         try:
-            return self._dataset.__getitems__(rows)
+            return self._dataset.batch(rows, iteration)
         except DatasetError as error:
             return error
 
-    def __getitem__(self, row: int) -> Batch | DatasetError:
-        return self.__getitems__([row])
+    def __getitem__(self, plan: tuple[int, list[int]]) -> Batch | DatasetError:
+        return self.__getitems__(plan)
 
 
 def _whole(batch: Any) -> Any:
@@ -71,11 +73,11 @@ def _whole(batch: Any) -> Any:
 
 
 def _from_workers(
-    dataset: ImageDataset, sampler: Sampler, start: int, count: int | None, workers: int, pin: bool
+    dataset: Shown, sampler: Sampler, start: int, count: int | None, workers: int, pin: bool
 ) -> Iterator[Batch]:
     loader: DataLoader[Any] = DataLoader(
         _Carrier(dataset),  # type: ignore[arg-type]
-        batch_sampler=_Plans(sampler, start, count),
+        batch_sampler=_Plans(sampler, start, count),  # type: ignore[arg-type]
         num_workers=workers,
         collate_fn=_whole,
         prefetch_factor=2,
@@ -86,10 +88,10 @@ def _from_workers(
         yield batch.pin_memory() if pin else batch
 
 
-def _from_store(dataset: ImageDataset, sampler: Sampler, start: int, pin: bool) -> Iterator[Batch]:
+def _from_store(dataset: Shown, sampler: Sampler, start: int, pin: bool) -> Iterator[Batch]:
     plan, iteration = _Plan(sampler), start
     while True:
-        yield dataset.gather(plan(iteration), pin=pin)
+        yield dataset.batch(plan(iteration), iteration, pin=pin)
         iteration += 1
 
 
@@ -142,7 +144,7 @@ class Streams:
 
     def __init__(
         self,
-        sources: Mapping[str, tuple[ImageDataset, Sampler]],
+        sources: Mapping[str, tuple[Shown, Sampler]],
         *,
         prefetch: int = 2,
         workers: int = 2,
@@ -259,7 +261,5 @@ class Streams:
     def __enter__(self) -> Streams:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()

@@ -20,6 +20,7 @@ from crossreid.datasets.geometry import (
     AreaCrop,
     Flip,
     FlipPadCrop,
+    Geometric,
     PadCrop,
     Rotation,
     Tensor,
@@ -44,6 +45,8 @@ __all__ = [
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+
+ERASE_LAWS = ("log", "uniform")
 
 CACHED_VALUES = 3_200_000  # numbers of a piece of a batch that the CPU works on at a time
 
@@ -85,12 +88,13 @@ class RandomErasing:
 
     Args:
         p: probability.
-        area: range of the box's share of the image.
-        aspect: range of height / width, drawn by its logarithm.
-        value: "mean" (0 after normalising), "random" (normal noise a pixel), or a colour: one or three of 0..255.
-        mean, std: of the ``Normalize`` before, for a colour.
+        area: range of the box's share of the image, drawn uniformly.
+        aspect: range of height / width.
+        law: of the aspect: "log" draws it by its logarithm, "uniform" as it is, which makes three boxes in four tall.
+        value: one number or RGB, after normalising; 0 is the mean colour.
 
-    Source: Zhong et al., Random Erasing Data Augmentation, AAAI 2020; draws as torchvision's ``RandomErasing``.
+    Source: Zhong et al., Random Erasing Data Augmentation, AAAI 2020, whose program draws "uniform"; "log" draws as
+    torchvision's ``RandomErasing``.
     """
 
     def __init__(
@@ -98,24 +102,23 @@ class RandomErasing:
         p: float = 0.5,
         area: tuple[float, float] = (0.02, 0.25),
         aspect: tuple[float, float] = (0.3, 1 / 0.3),
-        value: str | float | Sequence[float] = "mean",
-        *,
-        mean: Sequence[float] = IMAGENET_MEAN,
-        std: Sequence[float] = IMAGENET_STD,
+        law: str = "log",
+        value: float | Sequence[float] = 0.0,
     ) -> None:
-        if isinstance(value, str) and value not in ("mean", "random"):
-            raise ValueError(f"erasing value {value!r} is not mean, random or a colour of 0..255")
-        self.p, self.area, self.aspect, self.value = p, area, aspect, value
-        colour = (0.0,) * 3 if isinstance(value, str) else as_floats(value)
-        self._colour = [(c / 255 - m) / s for c, m, s in zip(colour, as_floats(mean), as_floats(std))]
-        self._fill: dict[tuple[torch.device, torch.dtype], Tensor] = {}
+        if law not in ERASE_LAWS:
+            raise ValueError(f"law {law!r} of the aspect is not one of {', '.join(ERASE_LAWS)}")
+        self.p, self.area, self.aspect, self.law, self.value = p, area, aspect, law, as_floats(value)
+        self._fill: dict[torch.device, Tensor] = {}
 
     def draw(self, images: Tensor, generator: torch.Generator) -> tuple[Tensor, ...]:
         """Corner and size of the boxes in pixels: top, left, height, width, each [B]; height 0 erases nothing."""
         batch, _, full_height, full_width = images.shape
         tries = (batch, ATTEMPTS)
         area = uniform(tries, *self.area, generator) * (full_height * full_width)
-        aspect = uniform(tries, math.log(self.aspect[0]), math.log(self.aspect[1]), generator).exp()
+        if self.law == "log":
+            aspect = uniform(tries, math.log(self.aspect[0]), math.log(self.aspect[1]), generator).exp()
+        else:
+            aspect = uniform(tries, *self.aspect, generator)
         height, width = (area * aspect).sqrt().round(), (area / aspect).sqrt().round()
         found, (height, width) = first_fit((height < full_height) & (width < full_width), height, width)
         top = (uniform(batch, 0, 1, generator) * (full_height - height + 1)).floor()
@@ -123,15 +126,7 @@ class RandomErasing:
         chosen = found & (uniform(batch, 0, 1, generator) < self.p)
         return top, left, height * chosen, width
 
-    def apply(
-        self,
-        images: Tensor,
-        top: Tensor,
-        left: Tensor,
-        height: Tensor,
-        width: Tensor,
-        noise: Tensor | None = None,
-    ) -> Tensor:
+    def apply(self, images: Tensor, top: Tensor, left: Tensor, height: Tensor, width: Tensor) -> Tensor:
         """Erase in place, and return the images."""
         rows = torch.arange(images.shape[2], device=images.device)
         columns = torch.arange(images.shape[3], device=images.device)
@@ -139,53 +134,34 @@ class RandomErasing:
         wide = (columns >= left[:, None]) & (columns < (left + width)[:, None])  # [B, W]
         box = (tall[:, None, :, None] & wide[:, None, None, :]).to(images.dtype)  # [B, 1, H, W]
         images.mul_(1 - box)
-        if noise is not None:
-            images.addcmul_(noise.to(images.dtype), box)
-        elif not isinstance(self.value, str):
-            key = (images.device, images.dtype)
-            if key not in self._fill:
-                self._fill[key] = (
-                    torch.tensor(self._colour, dtype=images.dtype).view(1, 3, 1, 1).to(images.device)
-                )
-            images.addcmul_(self._fill[key], box)
+        if any(self.value):
+            if images.device not in self._fill:  # copied to the device once
+                self._fill[images.device] = torch.tensor(self.value).view(1, 3, 1, 1).to(images.device)
+            images.addcmul_(self._fill[images.device].to(images.dtype), box)
         return images
 
     def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
-        top, left, height, width = self.draw(images, generator)
-        noise = None
-        if self.value == "random":
-            noise = torch.randn(images.shape, generator=generator, device=images.device)
-        return self.apply(images, top, left, height, width, noise)
+        return self.apply(images, *self.draw(images, generator))
 
 
 class Compose:
-    """Transforms one after the other, ending in floating-point images.
+    """Transforms one after the other, ending in normalised float32 images.
 
     Args:
         transforms: pixel transforms, then one ``Normalize``, then ``RandomErasing`` if any. A ``Flip`` directly before
             a ``PadCrop`` is done together with it.
-        dtype: of the result: float32, bfloat16 or float16 (computed in float32, rounded once).
-        channels_last: memory format of the result.
 
     Raises:
-        ValueError: another order, or another type.
+        ValueError: another order.
     """
 
-    def __init__(
-        self,
-        transforms: Sequence[Transform],
-        dtype: torch.dtype = torch.float32,
-        *,
-        channels_last: bool = False,
-    ) -> None:
-        if dtype not in (torch.float32, torch.bfloat16, torch.float16):
-            raise ValueError(f"images can be float32, bfloat16 or float16, not {dtype}")
+    def __init__(self, transforms: Sequence[Transform]) -> None:
         kinds = [type(transform) for transform in transforms]
         if kinds.count(Normalize) != 1 or RandomErasing in kinds[: kinds.index(Normalize)]:
             raise ValueError("transforms need exactly one Normalize, and RandomErasing only after it")
         if any(kind is not RandomErasing for kind in kinds[kinds.index(Normalize) + 1 :]):
             raise ValueError("after Normalize only RandomErasing may stand")
-        self.transforms, self.dtype, self.channels_last = _fused(list(transforms)), dtype, channels_last
+        self.transforms = _fused(list(transforms))
 
     def __call__(
         self, images: Tensor, generator: torch.Generator | None = None, cams: Tensor | None = None
@@ -198,7 +174,25 @@ class Compose:
             cams: [B], where a ``CameraStyle`` is among the transforms.
 
         Returns:
-            [B, 3, H, W] in the type asked for.
+            [B, 3, H, W] in float32.
+        """
+        return self.together(images, None, generator, cams)[0]
+
+    def together(
+        self,
+        images: Tensor,
+        masks: Tensor | None,
+        generator: torch.Generator | None = None,
+        cams: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Transform images, and move their masks with them; the images come out as without masks.
+
+        Args:
+            images, generator, cams: as above.
+            masks: of the images' shape, uint8 or in 0..1, or None; their colours are kept, nothing of them is erased.
+
+        Returns:
+            The images, and the masks in 0..1 [B, 3, H, W] in float32 (or None).
         """
         batch, channels, height, width = images.shape
         step = batch
@@ -206,24 +200,33 @@ class Compose:
             images.device.type == "cpu"
         ):  # pieces that stay in the processor's cache: up to three times as fast
             step = max(1, CACHED_VALUES // (channels * height * width))
-        if self.channels_last:
-            out = buffers.empty((batch, height, width, channels), self.dtype, images.device).permute(
-                0, 3, 1, 2
-            )
-        else:
-            out = buffers.empty((batch, channels, height, width), self.dtype, images.device)
+        out = buffers.empty(tuple(images.shape), torch.float32, images.device)
+        moved = None if masks is None else torch.empty_like(out)
         for start in range(0, batch, step):
             piece = slice(start, start + step)
-            out[piece].copy_(self._run(images[piece], generator, None if cams is None else cams[piece]))
-        return out
+            given = None if cams is None else cams[piece]
+            shown, covered = self._run(
+                images[piece], None if masks is None else masks[piece], generator, given
+            )
+            out[piece].copy_(shown)
+            if moved is not None and covered is not None:
+                moved[piece].copy_(_UNCHANGED(covered))
+        return out, moved
 
-    def _run(self, images: Tensor, generator: torch.Generator | None, cams: Tensor | None) -> Tensor:
+    def _run(
+        self, images: Tensor, masks: Tensor | None, generator: torch.Generator | None, cams: Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
         for transform in self.transforms:
             if isinstance(transform, CameraStyle):
                 images = transform(images, generator, cams)
+            elif masks is not None and generator is not None and isinstance(transform, Geometric):
+                images, masks = transform.together(images, masks, generator)
             else:
                 images = transform(images, generator)
-        return images
+        return images, masks
+
+
+_UNCHANGED = Normalize((0.0,) * 3, (1.0,) * 3)
 
 
 def _fused(transforms: list[Transform]) -> list[Transform]:

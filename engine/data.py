@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from yacs.config import CfgNode
 from crossreid.datasets import Batch, Split, Splits, load
 from crossreid.datasets.camstyle_copies import Styled
 from crossreid.datasets.images import ImageDataset
+from crossreid.datasets.raw_crops import RawCrops
 from crossreid.datasets.samplers import (
     IdentitySampler,
     RelabelledSampler,
@@ -22,12 +24,13 @@ from crossreid.datasets.samplers import (
     ShuffledSampler,
     StyledSampler,
 )
-from crossreid.datasets.streams import Streams
+from crossreid.datasets.streams import Shown, Streams
 from crossreid.datasets.transforms import Compose, iteration_generator
-from crossreid.engine.augmentation import mask_transform, plain_transform, train_transform
+from crossreid.engine.augmentation import plain_transform, train_transform
 from crossreid.engine.camera_style import find_copies, style_transform
 from crossreid.engine.distributed import Ranks
 from crossreid.engine.errors import InputError
+from crossreid.engine.log import LOGGER
 from crossreid.engine.masks import open_masks
 
 
@@ -41,7 +44,6 @@ class Domain:
     num_cameras: int
     cams: torch.Tensor  # [N] camera of every image, on the training device
     masks: ImageDataset | None = None  # foreground of the images, in their order
-    mask_transform: Compose | None = None
 
 
 @dataclass(frozen=True)
@@ -54,17 +56,21 @@ class Data:
     streams: Streams
     batch_size: int  # images of one stream a step, over all ranks
     plain: Compose  # the transform of evaluation
+    seen: Counter[str] = field(default_factory=Counter)  # images that this rank's steps have used
 
     def augmented(self, name: str, batch: Batch, step: int) -> torch.Tensor:
         """The images of a batch of step ``step`` (from 1) as training sees them: normalised floats [B, 3, H, W]."""
+        self.seen["images"] += len(batch)
         return self.domains[name].transform(batch.images, self._generator(name, step), batch.cams)
 
-    def augmented_masks(self, name: str, batches: Mapping[str, Batch], step: int) -> torch.Tensor | None:
-        """The masks of a domain's batch in 0..1 [B, 3, H, W], moved as its images are; None where it has none."""
-        transform = self.domains[name].mask_transform
-        if transform is None:
-            return None
-        return transform(batches[f"{name}_mask"].images, self._generator(name, step))
+    def augmented_with_masks(
+        self, name: str, batches: Mapping[str, Batch], step: int
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """The same, and the images' masks in 0..1 [B, 3, H, W], moved with them; None where the domain has none."""
+        batch = batches[name]
+        masks = batches[f"{name}_mask"].images if self.domains[name].masks is not None else None
+        generator = self._generator(name, step)
+        return self.domains[name].transform.together(batch.images, masks, generator, batch.cams)
 
     def second_view(self, name: str, batch: Batch, step: int, transform: Compose) -> torch.Tensor:
         """The images of a batch under another transform with random numbers of its own: [B, 3, H, W]."""
@@ -133,6 +139,8 @@ def read(cfg: CfgNode, name: str) -> Splits:
         strict=options.STRICT,
         subset=options.SUBSET,
         train_val=options.TRAIN_VAL,
+        train_all=options.TRAIN_ALL,
+        missing="keep" if options.ON_CORRUPT == "skip" else "error",
         synthetic={
             "identities": size.IDENTITIES,
             "test_identities": size.TEST_IDENTITIES,
@@ -150,6 +158,7 @@ def images_of(cfg: CfgNode, split: Split, copies: Styled | None = None) -> Image
     return ImageDataset(
         split,
         tuple(cfg.INPUT.SIZE),
+        interpolation=cfg.INPUT.INTERPOLATION,
         cache=options.CACHE,
         cache_dir=options.CACHE_DIR or None,
         on_corrupt=options.ON_CORRUPT,
@@ -158,11 +167,23 @@ def images_of(cfg: CfgNode, split: Split, copies: Styled | None = None) -> Image
 
 
 def build_evaluation(cfg: CfgNode, name: str) -> Evaluation:
-    """Query and gallery of a dataset."""
-    splits = read(cfg, name)
-    return Evaluation(
-        name, images_of(cfg, splits.query), images_of(cfg, splits.gallery), plain_transform(cfg)
-    )
+    """Query and gallery of a dataset.
+
+    Raises:
+        DatasetError: it has none with identities, or is missing or damaged.
+    """
+    return _evaluation(cfg, name, read(cfg, name))
+
+
+def build_target_evaluation(cfg: CfgNode) -> Evaluation | None:
+    """Query and gallery of ``DATASETS.TARGET``; None where their identities are not known."""
+    splits = read(cfg, cfg.DATASETS.TARGET)
+    return _evaluation(cfg, cfg.DATASETS.TARGET, splits) if splits.scored else None
+
+
+def _evaluation(cfg: CfgNode, name: str, splits: Splits) -> Evaluation:
+    query, gallery = splits.need_scores()
+    return Evaluation(name, images_of(cfg, query), images_of(cfg, gallery), plain_transform(cfg))
 
 
 def build_data(cfg: CfgNode, ranks: Ranks) -> Data:
@@ -175,21 +196,17 @@ def build_data(cfg: CfgNode, ranks: Ranks) -> Data:
         DatasetError: a dataset that is missing, empty or damaged.
     """
     sources = cfg.DATASETS.SOURCES
-    names: dict[str, str] = {}
-    splits: dict[str, Split] = {}
-    copies = None
+    batch = stream_batch(cfg, len(sources) + bool(cfg.DATASETS.ADAPT), ranks.world)
+    copies, adapted = None, {}
+    if cfg.DATASETS.ADAPT:  # before the sources, which are the slow part
+        target = read(cfg, cfg.DATASETS.TARGET)
+        split, copies = target.need_training().unlabelled(), find_copies(cfg, target)
+        adapted["target"] = build_domain(cfg, "target", cfg.DATASETS.TARGET, split, copies, ranks)
+    domains = {}
     for i, name in enumerate(sources):
         stream = "source" if len(sources) == 1 else f"source_{i}"
-        names[stream], splits[stream] = name, read(cfg, name).train
-    if cfg.DATASETS.ADAPT:
-        target = read(cfg, cfg.DATASETS.TARGET)
-        names["target"], splits["target"] = cfg.DATASETS.TARGET, target.train.unlabelled()
-        copies = find_copies(cfg, target)
-    batch = stream_batch(cfg, len(splits), ranks.world)
-    domains = {
-        stream: build_domain(cfg, stream, names[stream], split, copies, ranks)
-        for stream, split in splits.items()
-    }
+        domains[stream] = build_domain(cfg, stream, name, _labelled(read(cfg, name)), None, ranks)
+    domains |= adapted
     longest = max(len(domain.images) for domain in domains.values())
     steps, group = cfg.DATALOADER.ITERS_PER_EPOCH or longest // batch, cfg.SOLVER.ACCUMULATE
     steps = max(group, steps // group * group)  # an epoch ends with a step of the optimizer
@@ -198,12 +215,23 @@ def build_data(cfg: CfgNode, ranks: Ranks) -> Data:
         plain = build_sampler(cfg, domain, batch, steps, ranks, cfg.SEED + i)
         styled = stream == "target" and copies is not None
         samplers[stream] = StyledSampler(plain, domain.images.choices, seed=cfg.SEED + i) if styled else plain
-    feeds = {name: (domain.images, samplers[name]) for name, domain in domains.items()}
+    feeds: dict[str, tuple[Shown, Sampler]] = {}
+    for i, (name, domain) in enumerate(domains.items()):
+        feeds[name] = (shown(cfg, domain, cfg.SEED + i, ranks), samplers[name])
     for name, domain in domains.items():
         if domain.masks is not None:
             feeds[f"{name}_mask"] = (domain.masks, getattr(samplers[name], "sampler", samplers[name]))
     streams = Streams(feeds, workers=cfg.DATALOADER.WORKERS, pin_memory=ranks.device.type == "cuda")
     return Data(ranks, cfg.SEED, domains, streams, batch, plain_transform(cfg))
+
+
+def _labelled(source: Splits) -> Split:
+    """The training images of a source whose identity is known."""
+    every = source.need_training()
+    split = every.labelled()
+    if len(split) < len(every):
+        LOGGER.warning("%s: %d images of unknown identity left out", every.name, len(every) - len(split))
+    return split
 
 
 def build_domain(
@@ -221,8 +249,16 @@ def build_domain(
         images.split.num_cameras,
         torch.from_numpy(images.split.cams).to(ranks.device),
         masks,
-        mask_transform(cfg, style) if masks is not None else None,
     )
+
+
+def shown(cfg: CfgNode, domain: Domain, seed: int, ranks: Ranks) -> Shown:
+    """What training sees of a domain's images: all of them, or with ``INPUT.CROP_RAW`` boxes cut from their files."""
+    options = cfg.INPUT
+    if not options.CROP_RAW:
+        return domain.images
+    area, aspect = tuple(options.CROP_AREA), tuple(options.CROP_ASPECT)
+    return RawCrops(domain.images, area, aspect, seed=seed, rank=ranks.rank)
 
 
 def build_sampler(

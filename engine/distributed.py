@@ -9,8 +9,10 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
+from numpy.typing import NDArray
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -30,6 +32,48 @@ class Ranks:
     @property
     def first(self) -> bool:
         return self.rank == 0
+
+    def bounds(self, rows: int, tile: int) -> tuple[int, int]:
+        """First and last row of the own contiguous share, in whole tiles; no row belongs to two."""
+        tiles = -(-rows // tile)
+        first, last = (tiles * rank // self.world * tile for rank in (self.rank, self.rank + 1))
+        return min(rows, first), min(rows, last)
+
+    def total(self, values: NDArray[Any]) -> NDArray[Any]:
+        """Sum of the ranks' arrays of one shape, on all of them."""
+        if self.world == 1:
+            return values
+        tensor = torch.from_numpy(values).to(self.device)
+        dist.all_reduce(tensor)
+        return tensor.cpu().numpy()
+
+    def stack(self, values: torch.Tensor) -> torch.Tensor:
+        """The ranks' tensors of one shape [ranks, ...], on all of them."""
+        if self.world == 1:
+            return values[None]
+        own = values.to(self.device).contiguous()
+        parts = own.new_empty(self.world * len(own), *own.shape[1:])
+        dist.all_gather_into_tensor(parts, own)
+        return parts.view(self.world, *own.shape)
+
+    def gather(self, values: NDArray[Any]) -> NDArray[Any]:
+        """The ranks' arrays [n_r] one after the other, on all of them."""
+        if self.world == 1:
+            return values
+        parts: list[NDArray[Any]] = [values] * self.world
+        dist.all_gather_object(parts, values)
+        return np.concatenate(parts)
+
+
+ALONE = Ranks(0, 0, 1, torch.device("cpu"))  # a single process that shares with nobody
+
+
+def group(distributed: bool) -> Ranks:
+    """All ranks of the process group, or this process alone."""
+    if not distributed:
+        return ALONE
+    device = torch.device("cuda" if dist.get_backend() == "nccl" else "cpu")
+    return Ranks(dist.get_rank(), dist.get_rank(), dist.get_world_size(), device)
 
 
 def parse_devices(text: str) -> list[torch.device]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
 
 import torch
 from yacs.config import CfgNode
@@ -15,6 +14,7 @@ from crossreid.engine.deploy.network import load_extractor
 from crossreid.engine.distributed import Ranks, parse_devices
 from crossreid.engine.errors import InputError, guarded
 from crossreid.engine.evaluation.extraction import extract_query_gallery
+from crossreid.engine.evaluation.options import RetrievalOptions
 from crossreid.engine.evaluation.report import (
     camera_table,
     load_features,
@@ -123,26 +123,13 @@ def _score(
     rerank: bool,
     origin: str,
 ) -> None:
-    test = cfg.TEST
-    again: dict[str, Any] | None = None
-    if rerank:
-        again = {"k1": test.RERANK.K1, "k2": test.RERANK.K2, "lambda_value": test.RERANK.LAMBDA}
-    results = score(
-        *features,
-        rerank=again,
-        metric=test.METRIC,
-        aqe=test.AQE,
-        ap=test.AP,
-        ranks=tuple(test.RANKS),
-        chunk_mb=test.CHUNK_MB,
-        device=device,
-        camera_pairs=test.CAMERA_PAIRS,
-        roc=test.ROC,
-        progress=True,
-    )
+    options = RetrievalOptions.of(cfg.TEST)
+    results = score(*features, options, rerank=rerank, device=device, progress=True)
     print(f"\n{table(results, dataset)}")  # noqa: T201
     for name, result in results.items():
         if result.camera_pairs is not None:
             print(f"\n{name}\n{camera_table(result.camera_pairs, result.ap)}")  # noqa: T201
-    write_metrics(folder / "metrics.json", run, results, dataset=dataset, origin=origin, metric=test.METRIC)
+    write_metrics(
+        folder / "metrics.json", run, results, dataset=dataset, origin=origin, metric=options.metric
+    )
     print(f"\n{folder / 'metrics.json'}")  # noqa: T201

@@ -1,17 +1,17 @@
-"""What a run tells: text on the screen and in a file, JSON lines, TensorBoard, and a bar that needs no package."""
+"""What a run tells: text on the screen and in a file, JSON lines, TensorBoard, and progress bars."""
 
 from __future__ import annotations
 
 import json
 import logging
 import sys
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from PIL import Image
+from tqdm import tqdm
 
 LOGGER = logging.getLogger("crossreid")
 
@@ -23,7 +23,7 @@ def setup_text(file: Path | None, *, quiet: bool) -> None:
     for handler in list(LOGGER.handlers):
         LOGGER.removeHandler(handler)
         handler.close()
-    handlers: list[logging.Handler] = [logging.StreamHandler(sys.stdout)]
+    handlers: list[logging.Handler] = [_Screen(sys.stdout)]
     if file is not None:
         handlers.append(logging.FileHandler(file, encoding="utf-8"))
     for handler in handlers:
@@ -130,31 +130,21 @@ class Means:
         return {name: total / counts[name] for name, total in totals.items()}, int(numbers[-1])
 
 
-class Bar:
-    """A progress bar on a terminal; silent elsewhere.
+def progress_bar(total: int, label: str, *, enabled: bool = True, **options: Any) -> tqdm[Any]:
+    """A progress bar on a terminal; nothing where the error output is piped.
 
     Args:
         total: steps.
         label: text before the bar.
+        options: of ``tqdm``.
     """
+    shown = enabled and sys.stderr.isatty()
+    return tqdm(total=total, desc=label, disable=not shown, leave=False, dynamic_ncols=True, **options)
 
-    def __init__(self, total: int, label: str, *, enabled: bool = True) -> None:
-        self.total, self.label, self.done = total, label, 0
-        self._shown = enabled and sys.stderr.isatty()
-        self._start = self._last = time.monotonic()
 
-    def update(self, steps: int = 1) -> None:
-        self.done += steps
-        now = time.monotonic()
-        if self._shown and (now - self._last > 0.2 or self.done >= self.total):
-            self._last = now
-            share = self.done / max(1, self.total)
-            left = (now - self._start) / max(share, 1e-9) * (1 - share)
-            filled = "#" * int(24 * share)
-            sys.stderr.write(f"\r{self.label} [{filled:<24}] {self.done}/{self.total} {left:4.0f} s left ")
-            sys.stderr.flush()
+class _Screen(logging.StreamHandler):
+    """Writes lines above the bars that are on the terminal."""
 
-    def close(self) -> None:
-        if self._shown:
-            sys.stderr.write("\r\033[K")
-            sys.stderr.flush()
+    def emit(self, record: logging.LogRecord) -> None:
+        with tqdm.external_write_mode(file=sys.stderr):
+            super().emit(record)

@@ -1,8 +1,8 @@
 """Thresholds for a wanted false match rate: crossreid calibrate INDEX|FEATURES [--fmr 1e-3] [--png F].
 
 FEATURES is a *-query.npz or *-gallery.npz of eval.py (labelled), INDEX one of crossreid index. Identities are used
-where they are known (a CSV with pid); otherwise photos or tracks of one camera at one moment are different people, and a
-track is one person. The result is stored in the index, or beside the features, and in the checkpoint.
+where they are known (a CSV with pid); otherwise photos or tracks of one camera at one moment are different people, and
+a track is one person. The result is stored in the index, or beside the features, and in the checkpoint.
 """
 
 from __future__ import annotations

@@ -11,10 +11,9 @@ from contextlib import contextmanager
 
 import torch
 
-from crossreid.engine.evaluation.rows import FeatureMatrix, duplicates
+from crossreid.engine.evaluation.features import FeatureMatrix, duplicates
 
 BLOCKS = 10  # of rows at least, where each pair counts once: more make less arithmetic and more bookkeeping
-METRICS = ("cosine", "euclidean")
 
 
 @contextmanager
@@ -27,12 +26,6 @@ def full_precision(device: torch.device) -> Iterator[None]:
             yield
     finally:
         torch.set_float32_matmul_precision(saved)
-
-
-def product_type(device: torch.device | str, *parts: torch.Tensor) -> torch.dtype:
-    """float64 features stay float64 on the CPU; everything else is computed in float32."""
-    double = torch.device(device).type == "cpu" and all(part.dtype == torch.float64 for part in parts)
-    return torch.float64 if double else torch.float32
 
 
 def blocks(

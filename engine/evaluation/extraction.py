@@ -15,7 +15,7 @@ from crossreid.engine.data import Evaluation
 from crossreid.engine.distributed import Ranks
 from crossreid.engine.evaluation.retrieval import Features
 from crossreid.engine.hardware import for_evaluation
-from crossreid.engine.log import Bar
+from crossreid.engine.log import progress_bar
 from crossreid.engine.optim import Precision
 
 
@@ -46,7 +46,7 @@ def extract(
     share = np.array_split(np.arange(len(images)), ranks.world)[ranks.rank]
     mode = extractor.training
     extractor.eval()
-    bar = Bar(len(share), label, enabled=ranks.first)
+    bar = progress_bar(len(share), label, enabled=ranks.first)
     parts = []
     for rows in np.array_split(share, max(1, -(-len(share) // batch_size))):
         if not len(rows):

@@ -12,15 +12,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from crossreid.engine.evaluation.roc import Roc
-from crossreid.engine.shares import Shares
+from crossreid.engine.distributed import Ranks
 
 Array = np.ndarray
 AVERAGE_PRECISIONS = ("rectangular", "trapezoidal")
-MOST_COMPARED = (
-    128  # matches of one query beyond which a sort of its row is cheaper than a comparison for each
-)
-LANES = 8 * 255  # flags that are counted together without overflow of a byte
 
 
 @dataclass(frozen=True)
@@ -74,50 +69,24 @@ def count_above(scores: torch.Tensor, rows: Array, columns: Array) -> Array:
     workers = max(1, min(torch.get_num_threads(), len(present)))
 
     def count(worker: int) -> None:
-        flags = np.empty((MOST_COMPARED, LANES * min(8, -(-values.shape[1] // LANES))), bool)
         for row, start, end in zip(present[worker::workers], starts[worker::workers], ends[worker::workers]):
-            _count_row(values[row], columns[start:end], result[start:end], flags)
+            result[start:end] = _count_row(values[row], columns[start:end])
 
-    with ThreadPoolExecutor(workers) as pool:  # numpy compares without holding the interpreter
+    with ThreadPoolExecutor(workers) as pool:  # numpy sorts without holding the interpreter
         list(pool.map(count, range(workers)))
     return result
 
 
-def _count_row(row: Array, columns: Array, result: Array, flags: Array) -> None:
+def _count_row(row: Array, columns: Array) -> Array:
     chosen = row[columns]  # [M]
     near = np.flatnonzero(row >= chosen.min())  # nothing else can stand above one of them
-    if 2 * len(near) < len(row):
-        row, columns = row[near], np.searchsorted(near, columns)
-    if len(columns) > MOST_COMPARED:
-        ordered = np.sort(row)
-        result[:] = len(row) - np.searchsorted(ordered, chosen, "right")
-        at_least = len(row) - np.searchsorted(ordered, chosen, "left")
-    else:
-        result[:], at_least = _compare(row, chosen, flags[: len(columns)])
-    for i in np.flatnonzero(at_least - result > 1):  # another entry has the same score
-        result[i] += np.count_nonzero(row[: columns[i]] == chosen[i])
-
-
-def _compare(row: Array, chosen: Array, flags: Array) -> tuple[Array, Array]:
-    """Entries of a row above, and not below, each of [M] scores."""
-    above, at_least = np.zeros((2, len(chosen)), np.int64)
-    width = min(flags.shape[1], -(-len(row) // LANES) * LANES)
-    flags = flags[:, :width]
-    for left in range(0, len(row), width):
-        part = row[left : left + width]
-        flags[:, len(part) :] = False
-        np.greater(part, chosen[:, None], out=flags[:, : len(part)])
-        above += _count_true(flags)
-        np.greater_equal(part, chosen[:, None], out=flags[:, : len(part)])
-        at_least += _count_true(flags)
-    return above, at_least
-
-
-def _count_true(flags: Array) -> Array:
-    """True entries of each row of [M, a multiple of LANES] flags: eight at a time, as bytes of 64-bit sums."""
-    eights = flags.view(np.uint64)
-    sums = np.add.reduceat(eights, np.arange(0, eights.shape[1], LANES // 8), axis=1)  # each byte at most 255
-    return sums.view(np.uint8).sum(1, dtype=np.int64)
+    row, columns = row[near], np.searchsorted(near, columns)
+    ordered = np.sort(row)
+    above = len(row) - np.searchsorted(ordered, chosen, "right")
+    at_least = len(row) - np.searchsorted(ordered, chosen, "left")
+    for i in np.flatnonzero(at_least - above > 1):  # another entry has the same score
+        above[i] += np.count_nonzero(row[: columns[i]] == chosen[i])
+    return above
 
 
 def _count_on_device(scores: torch.Tensor, rows: Array, columns: Array) -> Array:
@@ -162,6 +131,58 @@ def average_precision(group: Array, above: Array, groups: int, ap: str) -> tuple
     result[1, found] = count[found] / (above[end[found] - 1] + 1)
     result[2, found] = above[(end - count)[found]]
     return result[0], result[1], result[2]
+
+
+class Roc:
+    """Keeps the scores of all matches, and of the wrong pairs only the largest.
+
+    At a false positive rate f of n wrong pairs, floor(f n) of them may pass: the threshold is the next largest
+    score. Nothing is binned. Memory is 4 bytes x the largest f x pairs, a few times over while they are sifted.
+
+    Args:
+        rates: false positive rates in (0, 1).
+        pairs: of all queries with all gallery images, on all ranks together; an upper bound of n.
+    """
+
+    def __init__(self, rates: tuple[float, ...], pairs: int) -> None:
+        self.rates = rates
+        self._limit = int(max(rates) * pairs) + 1
+        self._matches = [np.empty(0, np.float32)]
+        self._wrong = [np.empty(0, np.float32)]
+        self._count = self._size = 0  # wrong pairs met, and kept
+        self._bound = -np.inf
+
+    def add(self, scores: torch.Tensor, rows: Array, columns: Array) -> None:
+        """Take in a block [q, G], comparable between queries, with its matches [P]; -inf entries do not count."""
+        place = torch.from_numpy(rows).to(scores.device), torch.from_numpy(columns).to(scores.device)
+        self._matches.append(scores[place].cpu().numpy())
+        scores[place] = -torch.inf
+        for part in scores.split(max(1, 2**22 // scores.shape[1])):
+            self._count += int((part > -torch.inf).sum())
+            self._wrong.append(part[part > self._bound].cpu().numpy())
+            self._size += len(self._wrong[-1])
+            if self._size > 2 * self._limit + 2**20:
+                self._shrink()
+
+    def _shrink(self) -> None:
+        """Forget wrong pairs that no threshold can need."""
+        values = np.concatenate(self._wrong)
+        if len(values) > self._limit:
+            values = np.partition(values, len(values) - self._limit)[-self._limit :].copy()
+            self._bound = values.min()
+        self._wrong, self._size = [values], len(values)
+
+    def result(self, ranks: Ranks) -> tuple[float, ...]:
+        """True positive rate at each false positive rate over all ranks; NaN without a match or a wrong pair."""
+        self._shrink()
+        wrong = np.sort(ranks.gather(self._wrong[0]))[::-1]
+        matches = np.concatenate(self._matches)
+        count = int(ranks.total(np.array([float(self._count)]))[0])
+        positives = int(ranks.total(np.array([float(len(matches))]))[0])
+        if not count or not positives:
+            return (float("nan"),) * len(self.rates)
+        passed = [np.sum(matches > wrong[int(rate * count + 1e-6)]) for rate in self.rates]
+        return tuple((ranks.total(np.array(passed, np.float64)) / positives).tolist())
 
 
 class MetricAccumulator:
@@ -209,9 +230,9 @@ class MetricAccumulator:
         if self.roc is not None:
             self.roc.add(scores, found, places)
 
-    def reduce(self, shares: Shares) -> None:
+    def reduce(self, ranks: Ranks) -> None:
         """Join what several processes scored, each its own queries."""
         for values in (self.measures, self.by_camera):
             if values is not None:
-                scored = shares.total((~np.isnan(values)).astype(np.float64))
-                values[:] = np.where(scored > 0, shares.total(np.nan_to_num(values)), np.nan)
+                scored = ranks.total((~np.isnan(values)).astype(np.float64))
+                values[:] = np.where(scored > 0, ranks.total(np.nan_to_num(values)), np.nan)

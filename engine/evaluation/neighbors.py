@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import torch
 
+from crossreid.engine.distributed import ALONE, Ranks
 from crossreid.engine.evaluation.distances import blocks, pair_blocks
-from crossreid.engine.evaluation.rows import FeatureMatrix, duplicates
-from crossreid.engine.log import Bar
-from crossreid.engine.shares import ALONE, Shares
+from crossreid.engine.evaluation.features import FeatureMatrix, duplicates
+from crossreid.engine.log import progress_bar
 
 
 def stable_topk(scores: torch.Tensor, k: int) -> torch.Tensor:
     """Columns of the k largest entries of each row [q, k], rising; of equal entries the leftmost are chosen."""
     values, columns = scores.topk(min(k + 1, scores.shape[1]))
     if k < values.shape[1]:
-        for row in (values[:, k - 1] == values[:, k]).nonzero().flatten().tolist():  # a tie at the end
+        tie = (values[:, k - 1] == values[:, k]) & (values[:, k] > -torch.inf)  # at the end of the list
+        for row in tie.nonzero().flatten().tolist():
             last = values[row, k - 1]
             above = int((values[row] > last).sum())
             columns[row, above:k] = (scores[row] == last).nonzero().flatten()[: k - above]
@@ -67,7 +68,7 @@ def nearest_points(
     count: int,
     *,
     chunk_mb: float = 256,
-    shares: Shares = ALONE,
+    ranks: Ranks = ALONE,
     corner: torch.Tensor | None = None,
     progress: bool = False,
 ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -76,35 +77,29 @@ def nearest_points(
     Args:
         points: N.
         count: neighbours wanted, the point itself included; at most N.
-        shares: the ranks share the points; all get the whole result.
+        ranks: they share the points; all get the whole result.
         corner: [q, g], receives minus the squared distances of the first q to the last g points, q + g = N.
 
     Returns:
         Indices [N, count] int64 and squared distances [N], on the CPU.
     """
-    copies, found = duplicates(points), _Nearest(points, count)
-    bar = Bar(len(points), "re-ranking, nearest neighbours", enabled=progress)
-    share = shares.rank, shares.world
+    copies, found = duplicates(points), Nearest(points, count)
+    bar = progress_bar(len(points), "re-ranking, nearest neighbours", enabled=progress)
+    share = ranks.rank, ranks.world
     for first, left, block in pair_blocks(points, copies, chunk_mb=chunk_mb, share=share):
         own = torch.arange(len(block), device=block.device)
         if corner is not None and first < len(corner):
             part = corner[first : first + len(block)]
             part.copy_(block[: len(part), -corner.shape[1] :])
-        found.see_farthest(slice(first, first + len(block)), block)
-        if not len(copies[0]):
-            found.see_farthest(slice(left, None), block.T)
+        found.see_farthest(first, left, block, symmetric=not len(copies[0]))
         block[own, first - left + own] = torch.inf  # an exact copy may not come before the point itself
-        if len(copies[0]):
-            found.add(slice(first, first + len(block)), block, 0)
-        else:
-            found.add(slice(first, first + len(block)), block[:, first - left :], first)
-            found.add_later(block[:, first - left + len(block) :], first)
+        found.see(first, left, block, symmetric=not len(copies[0]))
         bar.update(len(block))
     bar.close()
-    return found.joined(shares)
+    return found.joined(ranks)
 
 
-class _Nearest:
+class Nearest:
     """The nearest points of each point among those seen so far, in the order of the points.
 
     Args:
@@ -118,9 +113,30 @@ class _Nearest:
         self.farthest = torch.zeros(len(points), dtype=dtype, device=device)
         self.columns = points.tile_columns
 
-    def see_farthest(self, rows: slice, block: torch.Tensor) -> None:
+    def see_farthest(self, first: int, left: int, block: torch.Tensor, *, symmetric: bool) -> None:
+        """Note the largest distances of a block, see ``see``."""
+        self._farther(slice(first, first + len(block)), block)
+        if symmetric:
+            self._farther(slice(left, None), block.T)
+
+    def _farther(self, rows: slice, block: torch.Tensor) -> None:
         part = self.farthest[rows]
         torch.maximum(part, block.amin(1).neg_(), out=part)
+
+    def see(self, first: int, left: int, block: torch.Tensor, *, symmetric: bool) -> None:
+        """Let points see each other.
+
+        Args:
+            first, left: number of the first point in the rows and of the first in the columns.
+            block: [r, c] scores; -inf hides a pair.
+            symmetric: the points of the columns after the block's own see its rows, too.
+        """
+        rows = slice(first, first + len(block))
+        if not symmetric:
+            self.add(rows, block, 0)
+            return
+        self.add(rows, block[:, first - left :], first)
+        self.add_later(block[:, first - left + len(block) :], first)
 
     def add(self, rows: slice | torch.Tensor, block: torch.Tensor, first: int) -> None:
         """Let some points see points that come after all that they have seen: scores [r, c], the first's number."""
@@ -141,13 +157,13 @@ class _Nearest:
             if len(nearer):
                 self.add(rows.start + nearer, part[:, nearer].T.contiguous(), first)
 
-    def joined(self, shares: Shares) -> tuple[torch.Tensor, torch.Tensor]:
+    def joined(self, ranks: Ranks) -> tuple[torch.Tensor, torch.Tensor]:
         """What all ranks have seen together; points [N, K], the nearest first, and squared distances [N]."""
-        scores, index = shares.stack(self.scores), shares.stack(self.index)  # [ranks, N, K]
+        scores, index = ranks.stack(self.scores), ranks.stack(self.index)  # [ranks, N, K]
         scores, index = (x.movedim(0, 1).flatten(1) for x in (scores, index))
         index, order = index.sort(dim=1, stable=True)
         nearest = largest(scores.gather(1, order), self.index.shape[1])[1]
-        farthest = shares.stack(self.farthest).amax(0)
+        farthest = ranks.stack(self.farthest).amax(0)
         return index.gather(1, nearest).cpu(), farthest.clamp_min(0).double().cpu()
 
 
@@ -165,7 +181,7 @@ def squared_distances(
     size = (
         256 if points.device.type == "cpu" else 65536
     )  # pairs at a time; on the CPU they fit into the cache
-    bar = Bar(len(one), "re-ranking, distances of neighbours", enabled=progress)
+    bar = progress_bar(len(one), "re-ranking, distances of neighbours", enabled=progress)
     result = torch.empty(len(one), dtype=points.dtype)
     for left in range(0, len(one), size):
         pairs = slice(left, left + size)

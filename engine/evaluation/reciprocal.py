@@ -3,72 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import torch
-
-from crossreid.engine.log import Bar
+from scipy.sparse import csr_array, triu
 
 TABLE = 2**26  # bytes of a piece of a dense table
 PIECE = 2**21  # expanded entries worked on together
 
 
-@dataclass(frozen=True)
-class Sparse:
-    """Rows of a matrix [N, M] without its zeros.
-
-    Args:
-        starts: [N + 1] where each row begins among the entries.
-        columns, values: [E], columns rising within a row.
-        width: M.
-    """
-
-    starts: torch.Tensor
-    columns: torch.Tensor
-    values: torch.Tensor
-    width: int
-
-    def __len__(self) -> int:
-        return len(self.starts) - 1
-
-    def rows(self) -> torch.Tensor:
-        """Row of each entry [E]."""
-        return torch.arange(len(self)).repeat_interleave(self.starts.diff())
-
-    def transposed(self) -> Sparse:
-        columns, order = self.columns.sort(stable=True)
-        return Sparse(_starts(columns, self.width), self.rows()[order], self.values[order], len(self))
+def neighbor_matrix(index: torch.Tensor, dtype: Any = np.int32) -> csr_array:
+    """Row i holds a 1 for each of the neighbours of point i, index [N, k]."""
+    count, k = index.shape
+    starts = np.arange(0, count * k + 1, k)
+    return csr_array((np.ones(count * k, dtype), index.numpy().ravel(), starts), shape=(count, count))
 
 
-def _starts(rows: torch.Tensor, count: int) -> torch.Tensor:
-    """Where each row begins among sorted row numbers [E]: [count + 1]."""
-    return torch.cat([torch.zeros(1, dtype=torch.int64), torch.bincount(rows, minlength=count).cumsum(0)])
-
-
-def _spread(starts: torch.Tensor, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """All entries of chosen rows one after the other: for each which choice [T] it came from and the entry [T]."""
-    count = starts[rows + 1] - starts[rows]
-    choice = torch.arange(len(rows)).repeat_interleave(count)
-    return choice, torch.arange(len(choice)) + (starts[rows] - (count.cumsum(0) - count))[choice]
-
-
-def mutual(index: torch.Tensor) -> torch.Tensor:
-    """Which of each point's neighbours have the point among theirs.
-
-    Args:
-        index: [N, k] neighbours.
-
-    Returns:
-        [N, k] bool.
-    """
-    own = torch.arange(len(index))[:, None, None]
-    step = max(1, PIECE // index.shape[1] ** 2)
-    return torch.cat([(index[i] == o).any(2) for i, o in zip(index.split(step), own.split(step))])
-
-
-def reciprocal_sets(
-    index: torch.Tensor, half: int, *, progress: bool = False
-) -> tuple[torch.Tensor, torch.Tensor]:
+def reciprocal_sets(index: torch.Tensor, half: int) -> csr_array:
     """The expanded k-reciprocal set of each point.
 
     R(i, k) holds the mutual neighbours among the first k. To R(i, k) is added every R(j, half) of a member j that
@@ -79,74 +31,81 @@ def reciprocal_sets(
         half: length of the shorter lists.
 
     Returns:
-        Starts [N + 1] and members of each set, rising.
+        [N, N] with a positive entry for each member, columns rising.
 
     Source: Zhong et al., CVPR 2017, equations 2 and 3.
     """
-    count = len(index)
-    near, short = mutual(index), index[:, :half].contiguous()
-    near_short = mutual(short)
-    size = near_short.sum(1)
-    step = max(1, TABLE // count)
-    bar = Bar(count, "re-ranking, reciprocal sets", enabled=progress)
-    parts = []
-    for rows in torch.arange(count).split(step):
-        member = torch.zeros(len(rows), count, dtype=torch.bool)
-        row, place = near[rows].nonzero(as_tuple=True)
-        other = index[rows[row], place]  # [n] members of R(i, k)
-        member[row, other] = True
-        inside = (member[row[:, None], short[other]] & near_short[other]).sum(1)  # [n]
-        chosen = 3 * inside > 2 * size[other]
-        row, other = row[chosen], other[chosen]
-        new, place = near_short[other].nonzero(as_tuple=True)
-        member[row[new], short[other[new], place]] = True
-        row, column = member.nonzero(as_tuple=True)
-        parts.append((row + rows[0], column))
-        bar.update(len(rows))
-    bar.close()
-    members = torch.cat([column for _, column in parts])
-    return _starts(torch.cat([row for row, _ in parts]), count), members
+    near, short = (neighbor_matrix(part) for part in (index, index[:, :half]))
+    near, short = near.multiply(near.T).tocsr(), short.multiply(short.T).tocsr()  # mutual neighbours
+    inside = (
+        (near @ short).multiply(near).tocsr()
+    )  # |R(i, k) and R(j, half)| of members j; short is symmetric
+    size = np.diff(short.indptr)[inside.indices]
+    inside.data = (3 * inside.data > 2 * size).astype(np.int32)
+    sets = (near + inside @ short).tocsr()
+    sets.sort_indices()
+    return sets
 
 
-def query_expansion(matrix: Sparse, index: torch.Tensor) -> Sparse:
+def distinct_pairs(sets: csr_array) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The unordered pairs among the entries of a square matrix: most members of a set have the point in theirs.
+
+    Returns:
+        Both points of each pair [P], one <= other, and the pair of each entry [E].
+    """
+    upper = triu(sets + sets.T, format="coo")
+    numbered = csr_array((np.arange(1, upper.nnz + 1), (upper.row, upper.col)), shape=sets.shape)
+    pattern = csr_array((np.ones(sets.nnz, np.int64), sets.indices, sets.indptr), shape=sets.shape)
+    entries = (numbered + triu(numbered, 1).T).tocsr().multiply(pattern).tocsr()
+    entries.sort_indices()
+    one, other = (torch.from_numpy(part.astype(np.int64)) for part in (upper.row, upper.col))
+    return one, other, torch.from_numpy(entries.data - 1)
+
+
+def query_expansion(matrix: csr_array, index: torch.Tensor) -> csr_array:
     """Each row becomes the mean of the rows that ``index`` [N, k] names for it (local query expansion)."""
-    rows, columns, values = [], [], []
-    step = max(1, int(PIECE / index.shape[1] / max(1.0, len(matrix.columns) / len(matrix))))
-    for own in torch.arange(len(matrix)).split(step):
-        choice, entry = _spread(matrix.starts, index[own].flatten())
-        key = own[choice // index.shape[1]] * matrix.width + matrix.columns[entry]
-        key, group = key.unique(return_inverse=True)
-        total = torch.zeros(len(key), dtype=matrix.values.dtype)
-        values.append(total.index_add_(0, group, matrix.values[entry]) / index.shape[1])
-        rows.append(key // matrix.width)
-        columns.append(key % matrix.width)
-    return Sparse(_starts(torch.cat(rows), len(matrix)), torch.cat(columns), torch.cat(values), matrix.width)
+    mean = (neighbor_matrix(index, matrix.dtype) @ matrix).tocsr()
+    mean.data /= index.shape[1]
+    mean.sort_indices()
+    return mean
 
 
 def overlaps(
-    matrix: Sparse, inverse: Sparse, rows: torch.Tensor
+    matrix: csr_array, inverse: csr_array, rows: torch.Tensor
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Sum over r of min(V_ir, V_jr) for chosen rows i and all rows j of the matrix that ``inverse`` transposes.
 
     Args:
         matrix: V of the rows i.
-        inverse: V transposed, of the rows j.
-        rows: [n] rows i.
+        inverse: V transposed, of the rows j, in rows.
+        rows: [n] rows i, ascending.
 
     Yields:
         Some of the rows i, and their sums [rows, J], dense; the rows come in order.
     """
-    size = inverse.starts.diff()
-    work = torch.zeros(len(matrix), dtype=torch.int64).index_add_(0, matrix.rows(), size[matrix.columns])[
-        rows
-    ]
-    piece = torch.maximum(
-        work.cumsum(0) // PIECE, torch.arange(len(rows)) // max(1, TABLE // 8 // inverse.width)
-    )
+    starts, columns, values = _tensors(matrix)
+    other_starts, other_columns, other_values = _tensors(inverse)
+    width = inverse.shape[1]
+    before = torch.cat([torch.zeros(1, dtype=torch.int64), other_starts.diff()[columns].cumsum(0)])
+    work = before[starts[rows + 1]] - before[starts[rows]]  # expanded entries of each row
+    piece = torch.maximum(work.cumsum(0) // PIECE, torch.arange(len(rows)) // max(1, TABLE // 8 // width))
     for own in rows.split(piece.unique_consecutive(return_counts=True)[1].tolist()):
-        row, entry = _spread(matrix.starts, own)
-        which, other = _spread(inverse.starts, matrix.columns[entry])
-        smaller = torch.minimum(matrix.values[entry][which], inverse.values[other])
-        place = row[which] * inverse.width + inverse.columns[other]
-        sums = torch.bincount(place, smaller, minlength=len(own) * inverse.width)
-        yield own, sums.view(len(own), inverse.width).to(matrix.values.dtype)
+        row, entry = _spread(starts, own)
+        which, other = _spread(other_starts, columns[entry])
+        smaller = torch.minimum(values[entry][which], other_values[other])
+        place = row[which] * width + other_columns[other]
+        sums = torch.bincount(place, smaller, minlength=len(own) * width)
+        yield own, sums.view(len(own), width).to(values.dtype)
+
+
+def _tensors(matrix: csr_array) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Where each row begins [N + 1], columns and values [E]."""
+    starts, columns = (torch.from_numpy(part.astype(np.int64)) for part in (matrix.indptr, matrix.indices))
+    return starts, columns, torch.from_numpy(matrix.data)
+
+
+def _spread(starts: torch.Tensor, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """All entries of chosen rows one after the other: for each which choice [T] it came from and the entry [T]."""
+    count = starts[rows + 1] - starts[rows]
+    choice = torch.arange(len(rows)).repeat_interleave(count)
+    return choice, torch.arange(len(choice)) + (starts[rows] - (count.cumsum(0) - count))[choice]

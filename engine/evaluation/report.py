@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from crossreid.engine.errors import InputError
+from crossreid.engine.evaluation.options import RetrievalOptions
 from crossreid.engine.evaluation.rerank import evaluate_reranked
 from crossreid.engine.evaluation.retrieval import CameraPairs, Features, Retrieval, evaluate
 
@@ -22,26 +23,26 @@ PARTS = ("query", "gallery")
 def score(
     query: Features,
     gallery: Features,
+    options: RetrievalOptions | None = None,
     *,
-    rerank: Mapping[str, Any] | None = None,
-    metric: str = "cosine",
-    aqe: int = 0,
-    **options: Any,
+    rerank: bool = False,
+    **more: Any,
 ) -> dict[str, Retrieval]:
     """Score features, fresh or saved, as they are and, if asked for, re-ranked.
 
     Args:
-        rerank: k1, k2, lambda_value, ... of ``evaluate_reranked``; None: no re-ranking.
-        metric, aqe: of the plain scores; re-ranking normalises the features if the metric is ``cosine``.
-        options: of both evaluations.
+        options: what is asked for; re-ranking normalises the features if the metric is ``cosine``.
+        more: arguments of both evaluations (device, progress, keys of ``RetrievalOptions``).
 
     Returns:
         Results under ``plain`` and ``re-ranked``.
     """
-    results = {"plain": evaluate(query, gallery, metric=metric, aqe=aqe, **options)}
-    if rerank is not None:
-        normalize = metric == "cosine"
-        results["re-ranked"] = evaluate_reranked(query, gallery, normalize=normalize, **{**rerank, **options})
+    results = {"plain": evaluate(query, gallery, options, **more)}
+    if rerank:
+        metric = options.metric if options else more.get("metric", "cosine")
+        results["re-ranked"] = evaluate_reranked(
+            query, gallery, options, normalize=metric == "cosine", **more
+        )
     return results
 
 
@@ -52,15 +53,15 @@ def table(results: Mapping[str, Retrieval], title: str = "") -> str:
     header = f"{title:<{width}}{'mAP':>8}" + "".join(f"{f'Rank-{r}':>9}" for r in some.ranks) + f"{'mINP':>8}"
     lines = [header, "-" * len(header)]
     for name, result in results.items():
-        numbers = [f"{_percent(result.mAP):>8}", *(f"{_percent(float(c)):>9}" for c in result.cmc)]
-        lines.append(f"{name:<{width}}{''.join(numbers)}{_percent(result.mINP):>8}")
+        numbers = [f"{percent(result.mAP):>8}", *(f"{percent(float(c)):>9}" for c in result.cmc)]
+        lines.append(f"{name:<{width}}{''.join(numbers)}{percent(result.mINP):>8}")
     queries = len(some.per_query_ap)
     lines.append(
         f"in percent; {some.ap} average precision; {queries - some.skipped} of {queries} queries have a match"
     )
     for name, result in results.items():
         if result.roc is not None:
-            points = ", ".join(f"{_percent(true)} at {false:g}" for false, true in result.roc.items())
+            points = ", ".join(f"{percent(true)} at {false:g}" for false, true in result.roc.items())
             lines.append(f"{name}: true positive rate at a false positive rate: {points}")
     return "\n".join(lines)
 
@@ -73,14 +74,15 @@ def camera_table(pairs: CameraPairs, ap: str) -> str:
     ]
     for row, camera in enumerate(pairs.query_cams.tolist()):
         cells = zip(pairs.mAP[row].tolist(), pairs.rank1[row].tolist(), pairs.queries[row].tolist())
-        scores = [f"{_percent(m)} / {_percent(r)}" if n else "-" for m, r, n in cells]
+        scores = [f"{percent(m)} / {percent(r)}" if n else "-" for m, r, n in cells]
         lines.append(f"{f'camera {camera}':<17}" + "".join(f"{s:>{width}}" for s in scores))
         lines.append(" " * 17 + "".join(f"{f'({int(n)})' if n else '':>{width}}" for n in pairs.queries[row]))
     return "\n".join([*lines, f"mAP / Rank-1 in percent (queries with a match); {ap} average precision"])
 
 
-def _percent(value: float) -> str:
-    return "-" if math.isnan(value) else f"{100 * value:.1f}"
+def percent(fraction: float) -> str:
+    """A fraction in percent; "-" where there is none."""
+    return f"{100 * fraction:.1f}" if math.isfinite(fraction) else "-"
 
 
 def as_dict(result: Retrieval) -> dict[str, Any]:

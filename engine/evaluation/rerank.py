@@ -5,20 +5,40 @@ Distances are squared Euclidean ones of the features as given. Nothing of size N
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from typing import Any
 
 import torch
+from scipy.sparse import csr_array
 
+from crossreid.engine.distributed import ALONE, Ranks, group
 from crossreid.engine.errors import InputError
-from crossreid.engine.evaluation.distances import pair_blocks, product_type
-from crossreid.engine.evaluation.features import Features, prepare
+from crossreid.engine.evaluation.camera_jaccard import camera_jaccard, camera_neighbors
+from crossreid.engine.evaluation.distances import pair_blocks
+from crossreid.engine.evaluation.features import FeatureMatrix, Features, Prepared, duplicates, prepare
+from crossreid.engine.evaluation.jaccard import (
+    Scale,
+    check_neighbors,
+    jaccard,
+    jaccard_of,
+    memberships,
+    reciprocal_memberships,
+)
 from crossreid.engine.evaluation.metrics import MetricAccumulator
-from crossreid.engine.evaluation.neighbors import nearest_points, squared_distances
-from crossreid.engine.evaluation.reciprocal import Sparse, overlaps, query_expansion, reciprocal_sets
-from crossreid.engine.evaluation.retrieval import Retrieval, check_options, rates_of, summary
-from crossreid.engine.evaluation.rows import FeatureMatrix, duplicates
-from crossreid.engine.log import Bar
-from crossreid.engine.shares import ALONE, Shares
+from crossreid.engine.evaluation.neighbors import nearest_points
+from crossreid.engine.evaluation.options import RetrievalOptions
+from crossreid.engine.evaluation.reciprocal import overlaps
+from crossreid.engine.evaluation.retrieval import Retrieval, summary
+from crossreid.engine.log import progress_bar
+
+__all__ = [
+    "camera_jaccard",
+    "camera_k_reciprocal",
+    "evaluate_reranked",
+    "jaccard",
+    "k_reciprocal",
+    "reranked",
+]
 
 
 def k_reciprocal(
@@ -49,10 +69,7 @@ def k_reciprocal(
 
     Source: Zhong et al., CVPR 2017.
     """
-    sets = [
-        Features(f, torch.zeros(len(f), dtype=torch.int64), torch.zeros(len(f))) for f in (query, gallery)
-    ]
-    ready = prepare(*sets, metric="euclidean")
+    ready = _plain(query, gallery)
     parts = reranked(
         ready.query, ready.gallery, k1=k1, k2=k2, lambda_value=lambda_value, squared=squared, chunk_mb=chunk_mb,
         progress=progress,
@@ -63,43 +80,45 @@ def k_reciprocal(
 def evaluate_reranked(
     query: Features,
     gallery: Features,
+    options: RetrievalOptions | None = None,
     *,
-    k1: int = 20,
-    k2: int = 6,
-    lambda_value: float = 0.3,
     squared: bool = True,
     normalize: bool = True,
-    ap: str = "rectangular",
-    ranks: Sequence[int] = (1, 5, 10),
-    chunk_mb: float = 256,
     device: torch.device | str | None = None,
-    camera_pairs: bool = False,
-    roc: bool | Sequence[float] = False,
     distributed: bool = False,
     progress: bool = False,
+    **keys: Any,
 ) -> Retrieval:
     """Score re-ranked distances by the protocol of ``retrieval.evaluate``, a block of queries at a time.
 
     Junk of the gallery takes no part in the re-ranking either.
 
     Args:
-        k1, k2, lambda_value, squared: see ``k_reciprocal``.
-        normalize: bring all vectors to length 1 first.
+        squared: see ``k_reciprocal``.
+        normalize: L2-normalise all vectors first.
         distributed: the ranks share the search for neighbours and the scoring.
 
     The others, the result and the errors: see ``retrieval.evaluate``.
     """
-    check_options(ap, ranks, roc)
+    options = options or RetrievalOptions(**keys)
     ready = prepare(query, gallery, metric="euclidean", device=device, normalize=normalize)
-    tally = MetricAccumulator(ready.labels, ap=ap, cameras=camera_pairs, roc=rates_of(roc))
-    shares = Shares.of(distributed)
+    tally = MetricAccumulator(ready.labels, ap=options.ap, cameras=options.camera_pairs, roc=options.rates)
+    ranks = group(distributed)
     if len(ready.gallery):
-        for start, block in reranked(
-            ready.query, ready.gallery, k1=k1, k2=k2, lambda_value=lambda_value, squared=squared, chunk_mb=chunk_mb,
-            shares=shares, progress=progress and shares.rank == 0,
-        ):  # fmt: skip
+        sets: dict[str, Any] = {
+            "k1": options.k1,
+            "k2": options.k2,
+            "lambda_value": options.lambda_value,
+            "squared": squared,
+        }
+        work: dict[str, Any] = {
+            "chunk_mb": options.chunk_mb,
+            "ranks": ranks,
+            "progress": progress and ranks.first,
+        }
+        for start, block in reranked(ready.query, ready.gallery, **sets, **work):
             tally.add(start, block.neg_())
-    return summary(tally, ranks, shares)
+    return summary(tally, options.ranks, ranks)
 
 
 def reranked(
@@ -111,7 +130,7 @@ def reranked(
     lambda_value: float,
     squared: bool = True,
     chunk_mb: float = 256,
-    shares: Shares = ALONE,
+    ranks: Ranks = ALONE,
     progress: bool = False,
 ) -> Iterator[tuple[int, torch.Tensor]]:
     """Re-ranked distances, a block of queries after the other; see ``k_reciprocal``.
@@ -119,32 +138,45 @@ def reranked(
     Yields:
         First query of the block and its distances [q, G], in memory that the next block takes over.
     """
-    _check(k1, k2)
-    if not 0 <= lambda_value <= 1:
-        raise InputError(
-            f"lambda of the re-ranking is {lambda_value}: give 0 (Jaccard only) to 1 (original only)"
-        )
+    check_neighbors(k1=k1, k2=k2)
+    _check_lambda(lambda_value)
     points, power = query.concat(gallery), 2 if squared else 1
     count = min(len(points), max(k1 + 1, k2))
-    known = score_buffer(query, gallery, chunk_mb, shares)
+    known = score_buffer(query, gallery, chunk_mb, ranks)
     index, farthest = nearest_points(
-        points, count, chunk_mb=chunk_mb, shares=shares, corner=known, progress=progress
+        points, count, chunk_mb=chunk_mb, ranks=ranks, corner=known, progress=progress
     )
     farthest = farthest.to(points.dtype).clamp_min(torch.finfo(points.dtype).tiny)
-    matrix = _memberships(points, index, k1 + 1, round(k1 / 2) + 1, k2, (farthest, power), progress)
-    start, stop = shares.bounds(len(query), query.tile_rows)
+    matrix = reciprocal_memberships(
+        points, index, k1 + 1, round(k1 / 2) + 1, k2, (farthest, power), progress=progress
+    )
+    yield from _blended(
+        query, points, matrix, (farthest, power), known, lambda_value, chunk_mb, ranks, progress
+    )
+
+
+def _blended(
+    query: FeatureMatrix,
+    points: FeatureMatrix,
+    matrix: csr_array,
+    scale: Scale,
+    known: torch.Tensor | None,
+    lambda_value: float,
+    chunk_mb: float,
+    ranks: Ranks = ALONE,
+    progress: bool = False,
+) -> Iterator[tuple[int, torch.Tensor]]:
+    """Jaccard distances of the own share of the queries (the first points) to the gallery, and the original ones."""
+    start, stop = ranks.bounds(len(query), query.tile_rows)
     if start >= stop:
         return
-    entry = int(matrix.starts[len(query)])  # the first of the gallery's
-    of_gallery = Sparse(
-        matrix.starts[len(query) :] - entry, matrix.columns[entry:], matrix.values[entry:], matrix.width
-    ).transposed()
-    bar = Bar(stop - start, "re-ranking, distances", enabled=progress)
+    (farthest, power), of_gallery = scale, matrix[len(query) :].T.tocsr()
+    bar = progress_bar(stop - start, "re-ranking, distances", enabled=progress)
     for first, block in _originals(query, points, known, start, stop, chunk_mb):
         own = farthest[first : first + len(block), None].to(block.device)
         block.neg_().clamp_min_(0).div_(own).pow_(power).mul_(lambda_value)
         for rows, sums in overlaps(matrix, of_gallery, torch.arange(first, first + len(block))):
-            distances = _jaccard(sums).mul_(1 - lambda_value).to(block.device)
+            distances = jaccard_of(sums).mul_(1 - lambda_value).to(block.device)
             block[rows[0] - first : rows[-1] - first + 1] += distances
             bar.update(len(rows))
         yield first, block
@@ -169,84 +201,67 @@ def _originals(
 
 
 def score_buffer(
-    query: FeatureMatrix, gallery: FeatureMatrix, chunk_mb: float, shares: Shares
+    query: FeatureMatrix, gallery: FeatureMatrix, chunk_mb: float, ranks: Ranks
 ) -> torch.Tensor | None:
     """Memory for all scores of queries against gallery, if they fit into a chunk: they need not be made twice."""
     size = 8 if query.dtype == torch.float64 else 4
-    if shares.world > 1 or size * len(query) * len(gallery) > chunk_mb * 2**20:
+    if ranks.world > 1 or size * len(query) * len(gallery) > chunk_mb * 2**20:
         return None
     return torch.empty(len(query), len(gallery), dtype=query.dtype, device=query.device)
 
 
-def jaccard(
-    features: torch.Tensor, *, k1: int = 30, k2: int = 6, chunk_mb: float = 256, progress: bool = False
+def camera_k_reciprocal(
+    query: torch.Tensor,
+    gallery: torch.Tensor,
+    query_cams: torch.Tensor,
+    gallery_cams: torch.Tensor,
+    *,
+    k1_intra: int = 5,
+    k1_inter: int = 20,
+    k2_intra: int = 3,
+    k2_inter: int = 3,
+    lambda_value: float = 0.3,
+    chunk_mb: float = 256,
+    progress: bool = False,
 ) -> torch.Tensor:
-    """Jaccard distance of expanded k-reciprocal neighbour sets between all points, for clustering.
+    """Re-ranked distances of all queries to all gallery images, with neighbours found camera by camera.
 
     Args:
-        features: [N, D] as compared; normalise them first where length means nothing.
-        k1: neighbours, the point itself included.
-        k2: neighbours over which memberships are averaged, the point itself included; 1: none.
+        query, gallery: [Q, D], [G, D] as compared, so normalise them for cosine.
+        query_cams, gallery_cams: [Q], [G], 0 or more.
+        k1_intra, k1_inter, k2_intra, k2_inter: see ``camera_jaccard``.
+        lambda_value: weight of the original distance in 0..1.
 
     Returns:
-        Coalesced sparse [N, N]; entries that are absent are 1, and entries may be 0.
+        [Q, G] in the features' computing type.
 
     Raises:
-        InputError: features that are empty or not finite; options out of range.
+        InputError: features or cameras that do not fit or are unknown; options out of range.
 
-    Source: Zhong et al., CVPR 2017; its form for clustering, Ge et al., NeurIPS 2020 (SpCL).
+    Source: Chen et al., CVPR 2024.
     """
-    _check(k1, k2)
-    if features.dim() != 2 or not features.is_floating_point() or not features.numel():
-        raise InputError(f"features are {features.dtype} {tuple(features.shape)}: need floating [N, D]")
-    points = FeatureMatrix(features, name="image {}".format, dtype=product_type(features.device, features))
-    index, _ = nearest_points(points, min(len(points), max(k1, k2)), chunk_mb=chunk_mb, progress=progress)
-    matrix = _memberships(points, index, k1, min(k1, round(k1 / 2) + 1), k2, None, progress)
-    bar = Bar(len(points), "Jaccard distances", enabled=progress)
-    places, values = [], []
-    for rows, sums in overlaps(matrix, matrix.transposed(), torch.arange(len(points))):
-        row, column = sums.nonzero(as_tuple=True)
-        places.append(torch.stack((rows[row], column)))
-        values.append(_jaccard(sums[row, column]))
-        bar.update(len(rows))
-    bar.close()
-    size = (len(points), len(points))
-    with torch.sparse.check_sparse_tensor_invariants(True):
-        return torch.sparse_coo_tensor(torch.cat(places, 1), torch.cat(values), size, is_coalesced=True)
+    check_neighbors(k1_intra=k1_intra, k1_inter=k1_inter, k2_intra=k2_intra, k2_inter=k2_inter)
+    _check_lambda(lambda_value)
+    ready = _plain(query, gallery)
+    points = ready.query.concat(ready.gallery)
+    cams = torch.cat([torch.as_tensor(cams) for cams in (query_cams, gallery_cams)])
+    lists = camera_neighbors(
+        points, cams, (k1_intra + 1, k2_intra), (k1_inter + 1, k2_inter), chunk_mb=chunk_mb, progress=progress
+    )
+    scale = lists.farthest.to(points.dtype).clamp_min(torch.finfo(points.dtype).tiny), 2
+    matrix = lists.expanded(memberships(points, lists.reciprocal(), scale, progress=progress))
+    parts = _blended(ready.query, points, matrix, scale, None, lambda_value, chunk_mb, progress=progress)
+    return torch.cat([block.clone() for _, block in parts])
 
 
-def _memberships(
-    points: FeatureMatrix,
-    index: torch.Tensor,
-    k: int,
-    half: int,
-    k2: int,
-    scale: tuple[torch.Tensor, int] | None,
-    progress: bool,
-) -> Sparse:
-    """Weights of each point's reciprocal set, summing to 1, averaged over its k2 nearest points (equation 7).
-
-    Args:
-        index: [N, >= k, >= k2] nearest points.
-        scale: distance of each row that counts as 1, and the power taken after; None: squared distances as they are.
-    """
-    starts, members = reciprocal_sets(index[:, :k].contiguous(), half, progress=progress)
-    rows = torch.arange(len(points)).repeat_interleave(starts.diff())
-    distances = squared_distances(points, rows, members, progress=progress)
-    if scale is not None:
-        distances = (distances / scale[0][rows]) ** scale[1]
-    weights = distances.neg().exp()
-    total = torch.zeros(len(points), dtype=weights.dtype).index_add_(0, rows, weights)
-    matrix = Sparse(starts, members, weights / total[rows], len(points))
-    return matrix if k2 == 1 else query_expansion(matrix, index[:, :k2])
+def _plain(query: torch.Tensor, gallery: torch.Tensor) -> Prepared:
+    """Checked vectors of which nothing else is known."""
+    sets = (
+        Features(f, torch.zeros(len(f), dtype=torch.int64), torch.zeros(len(f))) for f in (query, gallery)
+    )
+    return prepare(*sets, metric="euclidean")
 
 
-def _jaccard(overlap: torch.Tensor) -> torch.Tensor:
-    """1 - S / (2 - S), the Jaccard distance of sets of weight 1 with common weight S (equation 10), from S in place."""
-    union = 2 - overlap
-    return overlap.div_(union).neg_().add_(1)
-
-
-def _check(k1: int, k2: int) -> None:
-    if k1 < 1 or k2 < 1:
-        raise InputError(f"k1 {k1} and k2 {k2} of the re-ranking must be 1 or more")
+def _check_lambda(value: float) -> None:
+    if not 0 <= value <= 1:
+        raise InputError(f"lambda of the re-ranking is {value}: give 0 (Jaccard only) to 1 (original only)")

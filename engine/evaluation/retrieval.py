@@ -4,21 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
+import torch.distributed as dist
+from ignite.metrics import Metric
 
+from crossreid.engine.distributed import Ranks, group
 from crossreid.engine.errors import InputError
 from crossreid.engine.evaluation.distances import blocks
 from crossreid.engine.evaluation.features import Features, prepare
-from crossreid.engine.evaluation.metrics import AVERAGE_PRECISIONS, MetricAccumulator
+from crossreid.engine.evaluation.metrics import MetricAccumulator
 from crossreid.engine.evaluation.neighbors import expand
-from crossreid.engine.log import Bar
-from crossreid.engine.shares import Shares
+from crossreid.engine.evaluation.options import RetrievalOptions
+from crossreid.engine.log import progress_bar
 
 Array = np.ndarray
 __all__ = ["CameraPairs", "Features", "Retrieval", "evaluate"]
-ROC_RATES = (1e-4, 1e-3, 1e-2)
 
 
 @dataclass(frozen=True)
@@ -66,17 +69,12 @@ class Retrieval:
 def evaluate(
     query: Features,
     gallery: Features,
+    options: RetrievalOptions | None = None,
     *,
-    ap: str = "rectangular",
-    ranks: Sequence[int] = (1, 5, 10),
-    metric: str = "cosine",
-    chunk_mb: float = 256,
     device: torch.device | str | None = None,
-    camera_pairs: bool = False,
-    roc: bool | Sequence[float] = False,
-    aqe: int = 0,
     distributed: bool = False,
     progress: bool = False,
+    **keys: Any,
 ) -> Retrieval:
     """Score every query against the gallery.
 
@@ -85,75 +83,47 @@ def evaluate(
     device with one number of threads the result has the same bits for any ``chunk_mb`` and any number of ranks.
 
     Args:
-        ap: ``rectangular`` (precision at each match) or ``trapezoidal`` (Market-1501's own code).
-        ranks: of the CMC curve, from 1; beyond the end of a small gallery the curve is flat.
-        metric: ``cosine`` or ``euclidean``.
-        chunk_mb: memory for scores in MiB; at least 512 queries (on a GPU 1024) are scored together.
+        options: what is asked for.
         device: that computes; None: where the features lie.
-        camera_pairs: also give the table of query camera x gallery camera.
-        roc: false positive rates for which true positive rates are wanted; True: 1e-4, 1e-3, 1e-2.
-        aqe: replace each query by its mean with its ``aqe`` nearest gallery images; 0: no query expansion.
         distributed: share the queries among the ranks of the process group. All ranks call with the same features
             and get the same result.
         progress: show a bar.
+        keys: of ``RetrievalOptions``, in place of ``options``: ap, ranks, metric, ...
 
     Raises:
         InputError: empty sets, shapes that do not fit, NaN or infinite features (the image is named), options
             that do not exist.
     """
-    check_options(ap, ranks, roc)
-    ready = prepare(query, gallery, metric=metric, device=device)
-    rates = rates_of(roc)
-    tally = MetricAccumulator(ready.labels, ap=ap, cameras=camera_pairs, roc=rates)
-    shares = Shares.of(distributed)
-    if aqe:
-        ready = replace(
-            ready, query=expand(ready.query, ready.gallery, aqe, metric=metric, chunk_mb=chunk_mb)
-        )
-    start, stop = shares.bounds(len(ready.query), ready.query.tile_rows)
+    options = options or RetrievalOptions(**keys)
+    ready = prepare(query, gallery, metric=options.metric, device=device)
+    tally = MetricAccumulator(ready.labels, ap=options.ap, cameras=options.camera_pairs, roc=options.rates)
+    ranks = group(distributed)
+    score: dict[str, Any] = {"metric": options.metric, "chunk_mb": options.chunk_mb}
+    if options.aqe:
+        ready = replace(ready, query=expand(ready.query, ready.gallery, options.aqe, **score))
+    start, stop = ranks.bounds(len(ready.query), ready.query.tile_rows)
     if len(ready.gallery) and start < stop:
-        bar = Bar(stop - start, "scores", enabled=progress and shares.rank == 0)
-        for first, block in blocks(
-            ready.query,
-            ready.gallery,
-            metric=metric,
-            comparable=bool(rates),
-            chunk_mb=chunk_mb,
-            start=start,
-            stop=stop,
-        ):
-            tally.add(first, block)
-            bar.update(len(block))
-        bar.close()
-    return summary(tally, ranks, shares)
+        share: dict[str, Any] = {"start": start, "stop": stop, "comparable": bool(options.rates)}
+        with progress_bar(stop - start, "scores", enabled=progress and ranks.first) as bar:
+            for first, block in blocks(ready.query, ready.gallery, **score, **share):
+                tally.add(first, block)
+                bar.update(len(block))
+    return summary(tally, options.ranks, ranks)
 
 
-def check_options(ap: str, ranks: Sequence[int], roc: bool | Sequence[float]) -> None:
-    if ap not in AVERAGE_PRECISIONS:
-        raise InputError(f"average precision {ap!r} does not exist: choose {' or '.join(AVERAGE_PRECISIONS)}")
-    if not len(ranks) or min(ranks) < 1:
-        raise InputError(f"ranks {list(ranks)} must be one or more numbers from 1 on")
-    if not isinstance(roc, bool) and not all(0 < rate < 1 for rate in roc):
-        raise InputError(f"false positive rates {list(roc)} must lie between 0 and 1")
-
-
-def rates_of(roc: bool | Sequence[float]) -> tuple[float, ...]:
-    return ROC_RATES if roc is True else tuple(roc or ())
-
-
-def summary(tally: MetricAccumulator, ranks: Sequence[int], shares: Shares) -> Retrieval:
+def summary(tally: MetricAccumulator, cmc_ranks: Sequence[int], ranks: Ranks) -> Retrieval:
     """Means over the scored queries of a finished tally, on all ranks."""
-    tally.reduce(shares)
+    tally.reduce(ranks)
     ap, inp, first = tally.measures.T
     scored = ~np.isnan(ap)
     some = bool(scored.any())
-    cmc = [np.mean(first[scored] < rank) if some else np.nan for rank in ranks]
-    roc = tally.roc.result(shares) if tally.roc else ()
+    cmc = [np.mean(first[scored] < rank) if some else np.nan for rank in cmc_ranks]
+    roc = tally.roc.result(ranks) if tally.roc else ()
     return Retrieval(
         ap=tally.ap,
         mAP=float(ap[scored].mean()) if some else float("nan"),
         mINP=float(inp[scored].mean()) if some else float("nan"),
-        ranks=tuple(int(rank) for rank in ranks),
+        ranks=tuple(int(rank) for rank in cmc_ranks),
         cmc=torch.tensor(cmc, dtype=torch.float64),
         per_query_ap=torch.from_numpy(ap.copy()),
         skipped=int((~scored).sum()),
@@ -177,3 +147,59 @@ def _camera_pairs(tally: MetricAccumulator) -> CameraPairs:
     return CameraPairs(
         torch.from_numpy(cameras), torch.from_numpy(tally.cameras), mean, rank1, queries.long()
     )
+
+
+class RetrievalMetric(Metric):
+    """Collects features of queries and gallery while an ignite engine runs, and scores them when it ends.
+
+    An update is (vectors [B, D], pids [B], cams [B], is_query [B] bool). On several ranks each image must be seen
+    by one rank only; the gallery's order, which decides between equal scores, is then rank by rank. The metric's
+    value is a dict of fractions, ``mAP``, ``mINP``, ``rank1``, ..., which ignite also lists one by one.
+
+    Args:
+        ranks: of the CMC curve.
+        output_transform: from the engine's output to an update.
+        options: of ``evaluate``.
+
+    Attributes:
+        result: the whole ``Retrieval`` of the last run.
+    """
+
+    required_output_keys = ("vectors", "pids", "cams", "is_query")
+
+    def __init__(
+        self,
+        *,
+        ranks: Sequence[int] = (1, 5, 10),
+        output_transform: Any = lambda output: output,
+        **options: Any,
+    ) -> None:
+        self.ranks, self.options = tuple(ranks), options
+        self.result: Retrieval | None = None
+        super().__init__(output_transform)
+
+    def reset(self) -> None:
+        self._updates: list[tuple[torch.Tensor, ...]] = []
+
+    def update(self, output: Sequence[torch.Tensor]) -> None:
+        if len({len(part) for part in output}) != 1 or len(output) != 4:
+            shapes = [tuple(part.shape) for part in output]
+            raise InputError(
+                f"an update of {shapes} is not (vectors [B, D], pids [B], cams [B], is_query [B])"
+            )
+        self._updates.append(tuple(part.detach().cpu() for part in output))
+
+    def compute(self) -> dict[str, float]:
+        several = dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+        everything = [self._updates]
+        if several:
+            everything = [[] for _ in range(dist.get_world_size())]
+            dist.all_gather_object(everything, self._updates)
+        updates = [update for of_rank in everything for update in of_rank]
+        if not updates:
+            raise InputError("no features were collected: run the engine over queries and gallery first")
+        vectors, pids, cams, is_query = (torch.cat(parts) for parts in zip(*updates))
+        query, gallery = (Features(vectors[s], pids[s], cams[s]) for s in (is_query.bool(), ~is_query.bool()))
+        self.result = result = evaluate(query, gallery, ranks=self.ranks, distributed=several, **self.options)
+        cmc = {f"rank{rank}": float(value) for rank, value in zip(result.ranks, result.cmc)}
+        return {"mAP": result.mAP, "mINP": result.mINP, **cmc}

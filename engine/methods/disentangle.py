@@ -75,14 +75,15 @@ def build(cfg: CfgNode, data: Data) -> Method:
         step = engine.state.iteration
         adapt = target is not None and engine.state.epoch > settings.SOURCE_EPOCHS
         domains = ["source", "target"] if adapt else ["source"]
-        images = torch.cat([data.augmented(name, batches[name], step) for name in domains])  # [B, 3, H, W]
-        masks = [data.augmented_masks(name, batches, step) for name in domains]
+        pairs = [data.augmented_with_masks(name, batches, step) for name in domains]
+        images = torch.cat([shown for shown, _ in pairs])  # [B, 3, H, W]
+        masks = [moved for _, moved in pairs if moved is not None]
         donors = torch.cat([partners, itself]) if adapt else partners  # [B] whose pose, whose picture
         views = recoloured(images, settings.NEGATE) if settings.JITTER else images
         with precision.autocast():
             parts = network(images, views, donors, sources=sources)
         wanted = (images * std + mean)[donors]  # in 0..1
-        mask = torch.cat(masks)[donors] if masks[0] is not None else None  # type: ignore[arg-type]
+        mask = torch.cat(masks)[donors] if masks else None
         losses = source_terms(settings, parts, batches["source"].pids, partners)
         losses |= {
             "rec": reconstructed(parts.images, wanted, mask),

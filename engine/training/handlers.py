@@ -15,25 +15,34 @@ from yacs.config import CfgNode
 from crossreid.engine.data import Data
 from crossreid.engine.distributed import Ranks, StopRequest, average_buffers, synchronise_gradients
 from crossreid.engine.errors import NonFiniteLossError
-from crossreid.engine.log import LOGGER, Bar, Means, Recorder
+from crossreid.engine.log import LOGGER, Means, Recorder, progress_bar
 from crossreid.engine.method import Method
 from crossreid.engine.training.summary import evaluation_title
 from crossreid.engine.training.target import TargetEvaluation
 
 
 class Monitor:
-    """Reads the losses from the device every ``LOG.PERIOD`` steps, writes them down and stops the run on NaN."""
+    """Reads the losses from the device every ``LOG.PERIOD`` steps, writes them down and stops the run on NaN.
 
-    def __init__(self, cfg: CfgNode, data: Data, method: Method, recorder: Recorder) -> None:
+    Args:
+        done: steps finished before, 0 for a new run.
+    """
+
+    def __init__(self, cfg: CfgNode, data: Data, method: Method, recorder: Recorder, done: int = 0) -> None:
         self.cfg, self.data, self.method, self.recorder = cfg, data, method, recorder
-        self.means, self.length = Means(), len(data.streams)
-        self.bar = Bar(0, "")
-        self._time, self._steps = time.monotonic(), 0
+        self.means, self.length, self.total = (
+            Means(),
+            len(data.streams),
+            len(data.streams) * cfg.SOLVER.EPOCHS,
+        )
+        self.bar = progress_bar(
+            self.total, "training", initial=done, smoothing=0.05, enabled=data.ranks.first
+        )
+        self._time, self._images, self._first = time.monotonic(), 0, (done, time.monotonic())
 
     def start_epoch(self, engine: Engine) -> None:
-        self.bar = Bar(self.length, f"epoch {engine.state.epoch}", enabled=self.data.ranks.first)
-        self.bar.update(engine.state.iteration % self.length)
-        self._time, self._steps = time.monotonic(), 0
+        self.bar.set_description(f"epoch {engine.state.epoch}/{self.cfg.SOLVER.EPOCHS}")
+        self._time, self._images = time.monotonic(), self.data.seen["images"]
 
     def add_step(self, engine: Engine) -> None:
         """Add a step's values to the means; report at the period's end and the epoch's.
@@ -44,7 +53,7 @@ class Monitor:
         values: Any = engine.state.output
         self.means.add(engine.state.iteration, values)
         self.bar.update()
-        self._steps += 1
+        self._estimate(engine.state.iteration)
         position = (engine.state.iteration - 1) % self.length + 1
         if position % self.cfg.LOG.PERIOD == 0 or position == self.length:
             self.report(engine, position)
@@ -55,9 +64,10 @@ class Monitor:
         if bad:
             raise NonFiniteLossError(self.describe(bad))
         now, state = time.monotonic(), engine.state
-        speed = self.cfg.DATALOADER.BATCH_SIZE * self._steps / max(now - self._time, 1e-9)
-        self._time, self._steps = now, 0
-        rate = self.method.scheduler.get_last_lr()[-1]
+        images = (self.data.seen["images"] - self._images) * self.data.ranks.world
+        speed = images / max(now - self._time, 1e-9)
+        self._time, self._images = now, self.data.seen["images"]
+        rate = float(self.method.scheduler.get_last_lr()[-1])
         self.recorder.add(
             state.iteration,
             {f"train/{k}": v for k, v in {**values, "lr": rate, "images_per_second": speed}.items()},
@@ -65,6 +75,18 @@ class Monitor:
         shown = "  ".join(f"{name} {value:.4g}" for name, value in values.items())
         where = f"epoch {state.epoch}/{self.cfg.SOLVER.EPOCHS} step {position}/{self.length}"
         LOGGER.info("%s  %s  lr %.3g  %.0f images/s", where, shown, rate, speed)
+
+    def _estimate(self, step: int) -> None:
+        """Say once when the run will be done, from the steps between the third and the thirteenth."""
+        since = step - self._first[0]
+        if since == 2:
+            self._first = (self._first[0], time.monotonic())
+        if since == 12 and step < self.total:
+            left = (time.monotonic() - self._first[1]) / 10 * (self.total - step)
+            end = time.strftime("%H:%M", time.localtime(time.time() + left))
+            LOGGER.info(
+                "about %s of steps left, evaluations come on top: done towards %s", duration(left), end
+            )
 
     def describe(self, step: int) -> str:
         """Which images a step saw, for the message about NaN."""
@@ -76,6 +98,14 @@ class Monitor:
             f"the loss is not finite at step {step} (rank {self.data.ranks.rank}; {'; '.join(seen)}); the last "
             "checkpoint is from before: lower SOLVER.LR, or set SOLVER.AMP bfloat16 or float32"
         )
+
+
+def duration(seconds: float) -> str:
+    """A time for people: 45 s, 12 min, 3 h 20 min."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
 
 
 class Stopped(Exception):
@@ -147,7 +177,6 @@ class Handlers:
             raise Stopped(self.stop.agreed())
 
     def finish_epoch(self, engine: Engine) -> None:
-        self.monitor.bar.close()
         epoch = engine.state.epoch
         average_buffers(self.method.state["model"], self.ranks)
         self.method.scheduler.step()

@@ -15,7 +15,7 @@ from crossreid.engine.training.target import TargetEvaluation
 
 
 def introduce(
-    cfg: CfgNode, ranks: Ranks, data: Data, target: Evaluation, resume: Path | None, done: int
+    cfg: CfgNode, ranks: Ranks, data: Data, target: Evaluation | None, resume: Path | None, done: int
 ) -> None:
     """Say what is about to run."""
     device = (
@@ -41,9 +41,15 @@ def introduce(
             known,
             domain.num_cameras,
         )
-    LOGGER.info(
-        "evaluated on %s: %d query, %d gallery images", target.name, len(target.query), len(target.gallery)
-    )
+    if target is None:
+        LOGGER.info("%s has no query and gallery with identities: nothing is scored", cfg.DATASETS.TARGET)
+    else:
+        LOGGER.info(
+            "evaluated on %s: %d query, %d gallery images",
+            target.name,
+            len(target.query),
+            len(target.gallery),
+        )
     share = data.batch_size // ranks.world
     LOGGER.info(
         "batch %d: %d images a domain, %d a domain on each process, and batch norm sees %d at once%s",

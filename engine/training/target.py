@@ -14,7 +14,9 @@ from yacs.config import CfgNode
 from crossreid.engine.data import Evaluation
 from crossreid.engine.distributed import Ranks
 from crossreid.engine.evaluation.extraction import extract_query_gallery
+from crossreid.engine.evaluation.options import RetrievalOptions
 from crossreid.engine.evaluation.ranklist import draw_rank_list
+from crossreid.engine.evaluation.report import percent
 from crossreid.engine.evaluation.retrieval import Features, Retrieval, evaluate
 from crossreid.engine.log import LOGGER, Recorder
 
@@ -33,17 +35,12 @@ class EvaluationHistory:
         self.best, self.history = state["best"], list(state["history"])
 
 
-def percent(fraction: float) -> str:
-    """A share of 1 in percent; "-" where there is none."""
-    return f"{100 * fraction:.1f}" if math.isfinite(fraction) else "-"
-
-
 class TargetEvaluation:
     """An ignite handler that scores the target and keeps the history.
 
     Args:
         extractor: the bare network.
-        target: query and gallery.
+        target: query and gallery; None where the target has no labels and nothing is scored.
         progress: restored with the run.
     """
 
@@ -51,34 +48,28 @@ class TargetEvaluation:
         self,
         cfg: CfgNode,
         extractor: nn.Module,
-        target: Evaluation,
+        target: Evaluation | None,
         ranks: Ranks,
         recorder: Recorder,
         progress: EvaluationHistory,
     ) -> None:
         self.cfg, self.extractor, self.target = cfg, extractor, target
         self.ranks, self.recorder, self.progress = ranks, recorder, progress
+        self.options = RetrievalOptions.of(cfg.TEST)
         self.features: tuple[Features, Features] | None = None
 
     def score(self, engine: Engine, title: str) -> bool:
-        """Evaluate on all ranks; True if no trained state was better before."""
-        test = self.cfg.TEST
+        """Evaluate on all ranks; True if no trained state was better before, False without labels."""
+        if self.target is None:
+            return False
         query, gallery = self.features = extract_query_gallery(
             self.cfg, self.extractor, self.target, self.ranks
         )
         result = evaluate(
-            query,
-            gallery,
-            ap=test.AP,
-            ranks=tuple(test.RANKS),
-            metric=test.METRIC,
-            device=self.ranks.device,
-            chunk_mb=test.CHUNK_MB,
-            aqe=test.AQE,
-            distributed=self.ranks.world > 1,
+            query, gallery, self.options, device=self.ranks.device, distributed=self.ranks.world > 1
         )
         values = {"mAP": float(result.mAP), "mINP": float(result.mINP)}
-        values |= {f"rank{r}": float(c) for r, c in zip(test.RANKS, result.cmc)}
+        values |= {f"rank{r}": float(c) for r, c in zip(result.ranks, result.cmc)}
         known = {f"target/{key}": value for key, value in values.items() if math.isfinite(value)}
         self.progress.history.append({"epoch": engine.state.epoch, "title": title, **values})
         self.recorder.add(engine.state.iteration, known, title=title)
@@ -89,16 +80,18 @@ class TargetEvaluation:
         return True
 
     def _tell(self, epoch: int, title: str, result: Retrieval) -> None:
-        cmc = "  ".join(f"Rank-{r} {percent(float(c))}" for r, c in zip(self.cfg.TEST.RANKS, result.cmc))
+        cmc = "  ".join(f"Rank-{r} {percent(float(c))}" for r, c in zip(result.ranks, result.cmc))
         LOGGER.info(
             "%s (epoch %d): %s  mAP %s  %s  [%s AP; %d of %d queries have a match]",
-            title, epoch, self.target.name, percent(float(result.mAP)), cmc, self.cfg.TEST.AP,
+            title, epoch, self.cfg.DATASETS.TARGET, percent(float(result.mAP)), cmc, result.ap,
             len(result.per_query_ap) - result.skipped, len(result.per_query_ap),
         )  # fmt: skip
 
     def table(self) -> str:
         """The evaluations of the run, one line each, the best marked."""
-        history, ranks = self.progress.history, self.cfg.TEST.RANKS
+        if self.target is None:
+            return f"{self.cfg.DATASETS.TARGET}: not evaluated, it has no query and gallery with identities"
+        history, ranks = self.progress.history, self.options.ranks
         header = f"{self.target.name:<24}{'epoch':>6}{'mAP':>8}" + "".join(f"{f'Rank-{r}':>9}" for r in ranks)
         lines = [header, "-" * len(header)]
         for entry in history:
@@ -106,7 +99,7 @@ class TargetEvaluation:
             numbers += "".join(f"{percent(entry.get(f'rank{r}', math.nan)):>9}" for r in ranks)
             star = "  best" if entry["epoch"] and entry["mAP"] == self.progress.best else ""
             lines.append(f"{entry['title']:<24}{entry['epoch']:6d}{numbers}{star}")
-        return "\n".join([*lines, f"({self.cfg.TEST.AP} average precision, in percent)"])
+        return "\n".join([*lines, f"({self.options.ap} average precision, in percent)"])
 
     def draw(self, path: Path) -> bool:
         """Draw the rank list of the last evaluation (first rank); False where there is none."""

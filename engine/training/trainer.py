@@ -12,7 +12,7 @@ from yacs.config import CfgNode
 
 from crossreid import configs
 from crossreid.engine import checkpoint
-from crossreid.engine.data import Data, build_data, build_evaluation
+from crossreid.engine.data import Data, build_data, build_target_evaluation
 from crossreid.engine.distributed import Ranks, StopRequest, agree, barrier, unwrap
 from crossreid.engine.errors import InputError
 from crossreid.engine.hardware import prepare_backbones, set_arithmetic
@@ -42,7 +42,10 @@ def run(cfg: CfgNode, ranks: Ranks) -> None:
     set_arithmetic(cfg)
     torch.manual_seed(cfg.SEED)  # initial weights; the same on all ranks
 
-    data, target = build_data(cfg, ranks), build_evaluation(cfg, cfg.DATASETS.TARGET)
+    target, data = (
+        build_target_evaluation(cfg),
+        build_data(cfg, ranks),
+    )  # the sources, the slow part, come last
     method, progress = load_method(cfg.METHOD).build(cfg, data), EvaluationHistory()
     if not resume:
         _load_weights(cfg, method)
@@ -56,7 +59,7 @@ def run(cfg: CfgNode, ranks: Ranks) -> None:
     recorder = Recorder(
         logs if ranks.first else None, tensorboard=cfg.LOG.TENSORBOARD, after=done if own else 0
     )
-    monitor = Monitor(cfg, data, method, recorder)
+    monitor = Monitor(cfg, data, method, recorder, done)
     evaluation = TargetEvaluation(cfg, method.extractor, target, ranks, recorder, progress)
     stop, save = StopRequest(ranks), partial(_save, cfg, ranks, saved, state)
 
@@ -69,6 +72,7 @@ def run(cfg: CfgNode, ranks: Ranks) -> None:
         with stop:
             _train(engine, data, done, cfg.SOLVER.EPOCHS)
     finally:
+        monitor.bar.close()
         data.streams.close()
         recorder.close()
     if ranks.first:

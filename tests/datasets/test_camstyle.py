@@ -26,14 +26,17 @@ def market_with(root: Path, kind: str) -> Splits:
 @pytest.mark.parametrize("kind", ["cyclegan", "stargan", "plain"])
 def test_copies_go_with_their_images(tmp_path: Path, kind: str) -> None:
     splits = market_with(tmp_path, kind)
-    styled = attach(splits, kind, strict=True)
+    styled = attach(splits, kind)
     assert len(styled) == 16
     assert styled.slots.tolist() == list(range(16))
     assert (styled.cams == 4 - splits.train.cams).all()
     for path, slot in zip(styled.paths, styled.slots):
         assert Path(path).name.startswith(Path(splits.train.paths[slot]).stem)
     other = "plain" if kind != "plain" else "stargan"
-    with pytest.raises(DatasetError, match=f"no folder .*{FOLDERS[other]}; CAMSTYLE statistics needs no"):
+    with pytest.raises(DatasetError, match=f"{FOLDERS[other]}; there is .*: set INPUT.CAMSTYLE {kind}$"):
+        attach(splits, other)
+    (tmp_path / "market" / FOLDERS[kind]).rename(tmp_path / "away")
+    with pytest.raises(DatasetError, match=f"no folder .*{FOLDERS[other]}; set INPUT.CAMSTYLE statistics"):
         attach(splits, other)
 
 
@@ -87,8 +90,6 @@ def test_what_does_not_belong(tmp_path: Path, caplog: pytest.LogCaptureFixture) 
     trees.picture(folder / "9999_c1s1_000001_01_fake_1to2.jpg")
     assert len(attach(splits, "plain")) == 16
     assert "16 copies of training images, 1 of others; expected images x (cameras - 1) = 16" in caplog.text
-    with pytest.raises(DatasetError, match=r"DATASETS.STRICT"):
-        attach(splits, "plain", strict=True)
     trees.picture(folder / "0002_c1s1_002151_01_fake_3to2.jpg")
     with pytest.raises(DatasetError, match="made from camera 3, but its image is of camera 1"):
         attach(splits, "plain")

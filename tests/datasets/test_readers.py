@@ -90,8 +90,12 @@ def test_msmt_lists(tmp_path: Path, name: str, folders: tuple[str, str]) -> None
 def test_msmt_without_a_list_says_which(tmp_path: Path) -> None:
     root = trees.msmt(tmp_path / "MSMT17_V1")
     (root / "list_val.txt").unlink()
-    with pytest.raises(DatasetError, match=r"MSMT17_V1  \(there, but without list_val.txt\)"):
+    with pytest.raises(DatasetError, match=r"MSMT17_V1 lacks list_val.txt.* set DATASETS.TRAIN_VAL False"):
         load("msmt17v1", tmp_path)
+    assert load("msmt17v1", tmp_path, train_val=False).train.cams.tolist() == [1, 14]
+    (root / "list_query.txt").unlink()
+    with pytest.raises(DatasetError, match=r"MSMT17_V1  \(there, but without list_query.txt\)"):
+        load("msmt17v1", tmp_path, train_val=False)
 
 
 def test_msmt_list_line_that_does_not_parse(tmp_path: Path) -> None:
@@ -147,7 +151,14 @@ def test_csv(tmp_path: Path) -> None:
         ),
         ("path,pid,camid,split\nb.jpg,1,1,train\n", r"line 2: no such image .*b.jpg"),
         ("path,pid,camid,split\na.jpg,1\n", "line 2: split '' is not one of"),
-        ("path,pid,camid,split\na.jpg,1,1,train\n", "csv/query: no images"),
+        ("path,pid,camid,split\na.jpg,1,1,query\n", "1 query images but none with split gallery"),
+        ("path,pid,camid,split\na.jpg,1,-2,train\n", "line 2: pid 1 and camid -2 must be 0 or more, or -1"),
+        ("path,pid,camid,split\n", "no images; below the header needs a line an image"),
+        ('path,camid\n"' + "a" * 200_000 + '",1\n', r"own.csv, line 1: is not CSV \(field larger"),
+        (
+            "path,camid\na.jpg," + "1" * 5000 + "\n",
+            "line 2: pid '-1' and camid '1{40}' must be whole numbers",
+        ),
     ],
 )
 def test_csv_errors(tmp_path: Path, text: str, message: str) -> None:
@@ -169,7 +180,9 @@ def test_own_folders(tmp_path: Path, folders: tuple[str, str, str]) -> None:
         load(f"folder:{tmp_path}/own"),
     ):
         assert splits.gallery.cams.tolist() == [10]
-    with pytest.raises(DatasetError, match="must hold three folders of one of these sets"):
+    assert load("folder", tmp_path).root == str(tmp_path / "own")  # an archive's own folder
+    (tmp_path / "other").mkdir()
+    with pytest.raises(DatasetError, match=r"folder: .* holds other, own; needed: train .*cameras:<folder>"):
         load("folder", tmp_path)
 
 
@@ -268,7 +281,7 @@ def test_listing_does_not_depend_on_the_order_on_disk(
 
         def __exit__(self, *_: object) -> None: ...
 
-    monkeypatch.setattr("crossreid.datasets.market.os.scandir", Reversed)
+    monkeypatch.setattr("crossreid.datasets.listing.os.scandir", Reversed)
     again = load("folder", tmp_path / "own")
     assert again.train.paths == straight.train.paths
     assert again.train.pids.tolist() == straight.train.pids.tolist()

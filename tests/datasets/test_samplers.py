@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from crossreid.datasets import DatasetError
-from crossreid.datasets.samplers import IdentitySampler, ShuffledSampler, StyledSampler, paired
+from crossreid.datasets.samplers import IdentitySampler, ShuffledSampler, StyledSampler
 
 WORLDS = (1, 2, 3)
 PIDS = np.repeat(np.arange(20), np.arange(20) % 7 + 1)  # identities of 1 to 7 images
@@ -103,39 +103,6 @@ def test_identities_below_zero_and_fewer_than_asked() -> None:
     assert set(rows.ravel().tolist()) == {1, 2, 4, 5}
     with pytest.raises(DatasetError, match="at least one item with an identity"):
         IdentitySampler(np.array([-1, -1]), 2, 2)
-
-
-@pytest.mark.parametrize("at", [0, 1, 4, 7, 8, 11])
-@pytest.mark.parametrize("kind", ["shuffled", "identity"])
-def test_state_in_mid_epoch(kind: str, at: int) -> None:
-    def make() -> ShuffledSampler | IdentitySampler:
-        if kind == "shuffled":
-            return ShuffledSampler(50, 6, rank=1, world_size=2, seed=4)
-        return IdentitySampler(PIDS, 4, 2, rank=1, world_size=2, seed=4, num_batches=8)
-
-    def forever(sampler: ShuffledSampler | IdentitySampler) -> Any:
-        while True:
-            yield from sampler
-
-    straight = list(itertools.islice(forever(make()), 30))
-    first = make()
-    list(itertools.islice(forever(first), at))
-    second = make()
-    second.load_state_dict(first.state_dict())
-    assert list(itertools.islice(forever(second), 30 - at)) == straight[at:]
-
-
-@pytest.mark.parametrize("world", WORLDS)
-def test_pairs_repeat_the_shorter_domain(world: int) -> None:
-    parts = [paired(25, 130, 12, rank=rank, world_size=world) for rank in range(world)]
-    source = np.concatenate([s.epoch(0) for s, _ in parts], 1)
-    target = np.concatenate([t.epoch(0) for _, t in parts], 1)
-    assert source.shape == target.shape == (10, 12)
-    assert len(np.unique(target)) == 120
-    assert np.bincount(source.ravel(), minlength=25).min() >= 4
-    reference = [s.epoch(0) for s in paired(25, 130, 12)]
-    np.testing.assert_array_equal(source, reference[0])
-    np.testing.assert_array_equal(target, reference[1])
 
 
 @pytest.mark.parametrize("world", WORLDS)

@@ -8,10 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from crossreid.datasets import Batch, DatasetError, Split
 from crossreid.datasets.images import ImageDataset
-from crossreid.datasets.samplers import IdentitySampler, ShuffledSampler
+from crossreid.datasets.raw_crops import RawCrops
+from crossreid.datasets.samplers import IdentitySampler, ShuffledSampler, generator
 from crossreid.datasets.streams import Streams
 from tests.datasets import trees
 
@@ -148,6 +150,47 @@ def test_ranks_share_each_batch(folder: Path) -> None:
     with Streams({"a": (images, ShuffledSampler(24, 6))}) as streams:
         alone = torch.stack([batch["a"].index for batch in take(streams, 8)])
     assert torch.equal(torch.cat(parts, 1), alone)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_raw_crops(folder: Path, workers: int) -> None:
+    """Boxes of the file's own pixels, cut before the resizing; the same from any iteration on, others on each rank."""
+    images = dataset(folder, 24)
+    crops = {"a": (RawCrops(images, (0.3, 0.8), (1.0, 3.0), seed=3), ShuffledSampler(24, 4, seed=1))}
+    with Streams(crops, workers=workers) as streams:
+        straight = take(streams, 9)
+    with Streams(crops, workers=0, prefetch=0) as streams:
+        streams.start(5)
+        assert all(same(a, b) for a, b in zip(take(streams, 4), straight[5:], strict=True))
+    boxes: list[tuple[int, ...]] = []
+    random = generator(3, 7, 0, 3)
+    for row in straight[7]["a"].index.tolist():
+        with Image.open(images.split.paths[row]) as image:
+            boxes.append(crops["a"][0].box(random, *image.size))
+            expected = image.convert("RGB").crop(boxes[-1]).resize(SIZE[::-1], Image.Resampling.BILINEAR)
+        found = straight[7]["a"].images[len(boxes) - 1].numpy()
+        np.testing.assert_array_equal(found, np.asarray(expected).transpose(2, 0, 1))
+    assert len(set(boxes)) == 4
+    assert torch.equal(
+        images.gather([3]).images, dataset(folder, 24, "off").gather([3]).images
+    )  # whole, as ever
+    other = RawCrops(images, (0.3, 0.8), (1.0, 3.0), seed=3, rank=1).batch([0, 1], 7)
+    assert not torch.equal(other.images, crops["a"][0].batch([0, 1], 7).images)
+
+
+def test_raw_boxes_keep_to_their_ranges() -> None:
+    crops, random = RawCrops(None, (0.64, 1.0), (2.0, 3.0)), np.random.default_rng(0)  # type: ignore[arg-type]
+    boxes = np.array([crops.box(random, 64, 128) for _ in range(2000)])
+    wide, tall = (boxes[:, 2:] - boxes[:, :2]).T
+    assert boxes[:, :2].min() == 0
+    assert boxes[:, 2].max() == 64
+    assert boxes[:, 3].max() == 128
+    whole = (wide == 64) & (tall == 128)
+    area, aspect = (wide * tall / 8192)[~whole], (tall / wide)[~whole]
+    assert 0.61 < area.min() < 0.66
+    assert 1.95 < aspect.min() < 2.05
+    assert aspect.max() > 2.8
+    assert crops.box(random, 300, 20) == (0, 0, 300, 20)  # nothing of that aspect fits
 
 
 def test_batch_moves_as_a_whole(folder: Path) -> None:

@@ -47,7 +47,7 @@ def test_saved_features_score_the_same(features: tuple[Features, Features], tmp_
         assert torch.equal(a.pids, b.pids)
         assert torch.equal(a.cams, b.cams)
         assert a.paths == b.paths
-    options = {"rerank": {"k1": 6, "k2": 3, "lambda_value": 0.3}, "ap": "trapezoidal", "ranks": (1, 3)}
+    options = {"rerank": True, "k1": 6, "k2": 3, "lambda_value": 0.3, "ap": "trapezoidal", "ranks": (1, 3)}
     fresh, again = score(*features, **options), score(*loaded, **options)
     assert list(fresh) == ["plain", "re-ranked"]
     for name in fresh:

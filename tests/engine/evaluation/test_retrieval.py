@@ -11,16 +11,13 @@ import torch
 from ignite.engine import Engine
 from torch.nn import functional as F
 
+from crossreid.engine.distributed import ALONE, Ranks
 from crossreid.engine.errors import InputError
 from crossreid.engine.evaluation.distances import blocks
-from crossreid.engine.evaluation.features import prepare
-from crossreid.engine.evaluation.metric import RetrievalMetric
-from crossreid.engine.evaluation.metrics import MOST_COMPARED, _count_on_device, count_above
+from crossreid.engine.evaluation.features import TILES, FeatureMatrix, prepare
+from crossreid.engine.evaluation.metrics import Roc, _count_on_device, count_above
 from crossreid.engine.evaluation.neighbors import expand
-from crossreid.engine.evaluation.retrieval import Features, Retrieval, evaluate
-from crossreid.engine.evaluation.roc import Roc
-from crossreid.engine.evaluation.rows import TILES, FeatureMatrix
-from crossreid.engine.shares import Shares
+from crossreid.engine.evaluation.retrieval import Features, Retrieval, RetrievalMetric, evaluate
 from tests.golden_arrays import relative, settings
 from tests.ranks import run_ranks
 
@@ -219,7 +216,7 @@ def test_two_ranks_give_the_result_of_one(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_share_covers_each_query_once() -> None:
     for queries, world in ((3368, 8), (5, 4), (256, 2), (1, 3), (11659, 5)):
-        bounds = [Shares(r, world).bounds(queries, 256) for r in range(world)]
+        bounds = [Ranks(r, r, world, torch.device("cpu")).bounds(queries, 256) for r in range(world)]
         assert [i for a, b in bounds for i in range(a, b)] == list(range(queries))
 
 
@@ -233,7 +230,7 @@ def test_counting_ways_agree() -> None:
         for i, n in enumerate((1, 3, 0, 900, 40))
     ]
     columns = [c[scores[i, torch.from_numpy(c)].isfinite().numpy()] for i, c in enumerate(columns)]
-    assert len(columns[3]) > MOST_COMPARED
+    assert len(columns[3]) > 128
     rows = np.repeat(np.arange(5), [len(c) for c in columns])
     flat = np.concatenate(columns)
     expected = [
@@ -359,7 +356,7 @@ def test_roc_forgets_nothing_it_needs() -> None:
     for block in blocks:
         roc.add(block, rows, columns)
     expected = float((matches > everything[len(everything) // 2]).double().mean())
-    assert roc.result(Shares()) == (expected,)
+    assert roc.result(ALONE) == (expected,)
 
 
 def test_query_expansion_by_hand() -> None:

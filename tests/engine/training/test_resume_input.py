@@ -141,8 +141,8 @@ def test_the_schedule_of_a_resumed_run_is_its_own(domains: Path, tmp_path: Path,
 def test_a_target_without_matches_has_no_scores_and_no_best(
     domains: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def without_matches(query: Features, gallery: Features, **options: Any) -> Retrieval:
-        return evaluate(query, replace(gallery, pids=torch.full_like(gallery.pids, 10**6)), **options)
+    def without_matches(query: Features, gallery: Features, *more: Any, **options: Any) -> Retrieval:
+        return evaluate(query, replace(gallery, pids=torch.full_like(gallery.pids, 10**6)), *more, **options)
 
     monkeypatch.setattr("crossreid.engine.training.target.evaluate", without_matches)
     told = train("configs/demo.yml", overrides(domains, tmp_path, *ADAPT))

@@ -1,0 +1,199 @@
+"""Label-free criteria: how good features of unlabelled images are, judged without their identities."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.sparse import csr_array, diags_array
+from torch.nn import functional as F
+
+from crossreid.engine.errors import InputError
+from crossreid.engine.evaluation.clusters import Distance, Labels, camera_counts, dbscan, to_csr
+from crossreid.engine.evaluation.rerank import jaccard
+
+CRITERIA = ("silhouette", "stability", "camera_entropy", "density")  # larger is better
+
+
+def silhouette(distance: Distance, labels: Labels) -> float:
+    """Mean of (b - a) / max(a, b) over the clustered points.
+
+    a is a point's mean distance to the others of its cluster, b the least mean distance to another cluster; a point
+    alone in its cluster counts 0.
+
+    Args:
+        distance: symmetric [N, N]; dense, or sparse, where absent entries are 1.
+        labels: [N], -1 outlier, left out.
+
+    Returns:
+        -1 to 1; NaN with fewer than two clusters.
+
+    Source: Rousseeuw, J. Comput. Appl. Math. 1987.
+    """
+    label = np.asarray(labels)
+    chosen = np.flatnonzero(label >= 0)
+    names, own = np.unique(label[chosen], return_inverse=True)
+    if len(names) < 2:
+        return math.nan
+    near = to_csr(distance)[chosen][:, chosen]
+    near.data = 1 - near.data  # absent distances of 1 become absent zeros
+    near = near + diags_array(1 - near.diagonal(), format="csr")  # a point is at distance 0 from itself
+    member = csr_array((np.ones(len(own)), (np.arange(len(own)), own)), shape=(len(own), len(names)))
+    near, size = near @ member, np.bincount(own)
+    total, step = 0.0, max(1, 2**22 // len(names))
+    for first in range(0, len(own), step):
+        rows = np.arange(first, min(first + step, len(own)))
+        distances = size - near[rows].toarray()  # [r, C] sums over each cluster
+        mine = rows - first, own[rows]
+        a = distances[mine] / np.maximum(size[own[rows]] - 1, 1)
+        means = distances / size
+        means[mine] = np.inf
+        b = means.min(1)
+        larger = np.maximum(a, b)
+        score = np.divide(b - a, larger, out=np.zeros_like(a), where=larger > 0)
+        total += score[size[own[rows]] > 1].sum()
+    return float(total / len(own))
+
+
+def rand_index(one: Labels, other: Labels) -> float:
+    """Adjusted Rand index of two labellings [N] of the same points: 1 equal, 0 as by chance.
+
+    Source: Hubert and Arabie, J. Classification 1985.
+    """
+    from sklearn.metrics import adjusted_rand_score
+
+    return float(adjusted_rand_score(np.asarray(one), np.asarray(other)))
+
+
+def stability(before: Labels, labels: Labels) -> float:
+    """Adjusted Rand index of two clusterings on the points that both have clustered (label >= 0); NaN without any."""
+    one, other = np.asarray(before), np.asarray(labels)
+    both = (one >= 0) & (other >= 0)
+    return rand_index(one[both], other[both]) if both.any() else math.nan
+
+
+def camera_entropy(labels: Labels, cameras: Labels) -> float:
+    """Mean entropy of the cameras within a cluster, as a fraction of the logarithm of the number of cameras.
+
+    Args:
+        labels: [N], -1 outlier, left out.
+        cameras: [N].
+
+    Returns:
+        0 (every cluster in one camera) to 1; NaN with one camera or no cluster.
+
+    Source: the term of 3C, arXiv 2408.09464.
+    """
+    counts, _ = camera_counts(labels, cameras)
+    if counts.shape[1] < 2 or not len(counts):
+        return math.nan
+    p = counts / counts.sum(1, keepdims=True)
+    entropy = -(p * np.log(np.where(p > 0, p, 1))).sum(1)
+    return float(entropy.mean() / math.log(counts.shape[1]))
+
+
+@torch.no_grad()
+def neighborhood_density(features: torch.Tensor, *, temperature: float = 0.05, sample: int = 5000) -> float:
+    """Soft neighbourhood density: the mean entropy of each point's softmax over its similarities to the others.
+
+    Args:
+        features: [N, D]; L2-normalised here.
+        temperature: divides the cosine similarities.
+        sample: points at most, evenly spaced in N.
+
+    Returns:
+        0 to log(N - 1), larger is better; NaN with fewer than two points.
+
+    Source: Saito et al., ICCV 2021.
+    """
+    if len(features) > sample:
+        features = features[torch.linspace(0, len(features) - 1, sample).long()]
+    if len(features) < 2:
+        return math.nan
+    points = F.normalize(features.float() if features.dtype != torch.float64 else features)
+    entropies = []
+    for rows in torch.arange(len(points)).split(512):
+        scores = points[rows] @ points.T / temperature
+        scores[torch.arange(len(rows)), rows] = -torch.inf
+        log_p = scores.log_softmax(1)
+        entropies.append(-(log_p.exp() * log_p.clamp_min(-1e4)).sum(1))
+    return float(torch.cat(entropies).double().mean())
+
+
+def source_guided(
+    features: torch.Tensor,
+    pids: Labels,
+    *,
+    eps: Sequence[float],
+    min_samples: int = 4,
+    k1: int = 30,
+    k2: int = 6,
+) -> dict[float, float]:
+    """How well each radius of DBSCAN finds the identities of labelled source images, embedded by the adapted network.
+
+    The radius that does best on the source is the one to take on the target.
+
+    Args:
+        features: [N, D] of a labelled source split.
+        pids: [N].
+        eps: radii to try.
+        min_samples, k1, k2: see ``dbscan`` and ``jaccard``.
+
+    Returns:
+        Adjusted Rand index of each radius; an outlier counts as a cluster of its own.
+
+    Source: HyPASS, Dubourvieux et al., IEEE Access 2021.
+    """
+    distance = jaccard(F.normalize(features), k1=k1, k2=k2)
+    scores = {}
+    for radius in eps:
+        labels = dbscan(distance, eps=radius, min_samples=min_samples)
+        alone = labels < 0
+        labels[alone] = labels.max(initial=-1) + 1 + np.arange(alone.sum())
+        scores[radius] = rand_index(pids, labels)
+    return scores
+
+
+def report(
+    features: torch.Tensor,
+    cameras: Labels,
+    *,
+    eps: float = 0.6,
+    min_samples: int = 4,
+    k1: int = 30,
+    k2: int = 6,
+    before: Labels | None = None,
+) -> tuple[dict[str, float], NDArray[np.int64]]:
+    """All criteria of one embedding of unlabelled images.
+
+    Args:
+        features: [N, D] of the target's training images.
+        cameras: [N].
+        eps, min_samples, k1, k2: of the clustering, see ``dbscan`` and ``jaccard``.
+        before: [N] clusters that the last evaluation found, for ``stability``.
+
+    Returns:
+        ``silhouette`` (on the Jaccard distance, times the share clustered), ``stability``, ``camera_entropy``,
+        ``density``, ``clusters`` and ``clustered``, NaN where there is none; and the clusters [N].
+
+    Raises:
+        InputError: features that are empty or not finite; options out of range.
+    """
+    if len(cameras) != len(features):
+        raise InputError(f"{len(features)} features, but {len(cameras)} cameras")
+    unit = F.normalize(features)
+    distance = jaccard(unit, k1=k1, k2=k2)
+    labels = dbscan(distance, eps=eps, min_samples=min_samples)
+    share = float((labels >= 0).mean())
+    values = {
+        "silhouette": silhouette(distance, labels) * share,
+        "stability": math.nan if before is None else stability(before, labels),
+        "camera_entropy": camera_entropy(labels, cameras),
+        "density": neighborhood_density(unit),
+        "clusters": float(labels.max(initial=-1) + 1),
+        "clustered": share,
+    }
+    return values, labels
