@@ -6,12 +6,11 @@ import argparse
 from pathlib import Path
 
 import torch
-from torch import nn
 from yacs.config import CfgNode
 
 from crossreid import configs
-from crossreid.engine.checkpoint import check_format
 from crossreid.engine.data import build_evaluation
+from crossreid.engine.deploy.network import load_extractor
 from crossreid.engine.distributed import Ranks, parse_devices
 from crossreid.engine.errors import InputError, guarded
 from crossreid.engine.evaluation.extraction import extract_query_gallery
@@ -26,9 +25,8 @@ from crossreid.engine.evaluation.report import (
 )
 from crossreid.engine.evaluation.retrieval import Features
 from crossreid.engine.log import LOGGER, setup_text
-from crossreid.engine.methods import load_method
-from crossreid.modeling.weights import load_network, read_checkpoint, state_dict_of
 
+__all__ = ["load_extractor", "main"]
 CONFIG = "-config.yml"  # beside features: how they were made
 HELP = """examples:
   python eval.py 0 checkpoints/duke2market/best.pt --dataset market --rerank
@@ -113,32 +111,6 @@ def _saved_config(file: Path, config: str | None, overrides: list[str]) -> CfgNo
         text = file.read_bytes().decode(errors="replace")
         return configs.restore(text, overrides, origin=str(file))[0]
     return configs.load(config, overrides)
-
-
-def load_extractor(path: Path, config: str | None, overrides: list[str]) -> tuple[CfgNode, nn.Module]:
-    """The retrieval network of a checkpoint, and the config that it was trained with.
-
-    Args:
-        config: a YAML instead of the checkpoint's own config, for checkpoints that hold none.
-
-    Raises:
-        ModelError: the file is missing, damaged or of another architecture.
-    """
-    content = read_checkpoint(path)
-    check_format(content, str(path))
-    if config is None and not isinstance(content.get("config"), str):
-        raise InputError(f"{path} holds no config: name the YAML of its network with --config")
-    if config is not None:
-        cfg = configs.load(config, overrides)
-    else:
-        cfg, unknown = configs.restore(content["config"], overrides)
-        if unknown:
-            LOGGER.warning("%s: keys of another version are left out: %s", path, ", ".join(unknown))
-    extractor = load_method(cfg.METHOD).build_extractor(cfg)
-    skipped = load_network(extractor, state_dict_of(content, str(path)), str(path))
-    if skipped:
-        LOGGER.info("weights not needed for evaluation: %s", ", ".join(skipped))
-    return cfg, extractor
 
 
 def _score(

@@ -14,7 +14,8 @@ def stable_topk(scores: torch.Tensor, k: int) -> torch.Tensor:
     """Columns of the k largest entries of each row [q, k], rising; of equal entries the leftmost are chosen."""
     values, columns = scores.topk(min(k + 1, scores.shape[1]))
     if k < values.shape[1]:
-        for row in (values[:, k - 1] == values[:, k]).nonzero().flatten().tolist():  # a tie at the end
+        tie = (values[:, k - 1] == values[:, k]) & (values[:, k] > -torch.inf)  # at the end of the list
+        for row in tie.nonzero().flatten().tolist():
             last = values[row, k - 1]
             above = int((values[row] > last).sum())
             columns[row, above:k] = (scores[row] == last).nonzero().flatten()[: k - above]
@@ -82,7 +83,7 @@ def nearest_points(
     Returns:
         Indices [N, count] int64 and squared distances [N], on the CPU.
     """
-    copies, found = duplicates(points), _Nearest(points, count)
+    copies, found = duplicates(points), Nearest(points, count)
     bar = progress_bar(len(points), "re-ranking, nearest neighbours", enabled=progress)
     share = ranks.rank, ranks.world
     for first, left, block in pair_blocks(points, copies, chunk_mb=chunk_mb, share=share):
@@ -90,21 +91,15 @@ def nearest_points(
         if corner is not None and first < len(corner):
             part = corner[first : first + len(block)]
             part.copy_(block[: len(part), -corner.shape[1] :])
-        found.see_farthest(slice(first, first + len(block)), block)
-        if not len(copies[0]):
-            found.see_farthest(slice(left, None), block.T)
+        found.see_farthest(first, left, block, symmetric=not len(copies[0]))
         block[own, first - left + own] = torch.inf  # an exact copy may not come before the point itself
-        if len(copies[0]):
-            found.add(slice(first, first + len(block)), block, 0)
-        else:
-            found.add(slice(first, first + len(block)), block[:, first - left :], first)
-            found.add_later(block[:, first - left + len(block) :], first)
+        found.see(first, left, block, symmetric=not len(copies[0]))
         bar.update(len(block))
     bar.close()
     return found.joined(ranks)
 
 
-class _Nearest:
+class Nearest:
     """The nearest points of each point among those seen so far, in the order of the points.
 
     Args:
@@ -118,9 +113,30 @@ class _Nearest:
         self.farthest = torch.zeros(len(points), dtype=dtype, device=device)
         self.columns = points.tile_columns
 
-    def see_farthest(self, rows: slice, block: torch.Tensor) -> None:
+    def see_farthest(self, first: int, left: int, block: torch.Tensor, *, symmetric: bool) -> None:
+        """Note the largest distances of a block, see ``see``."""
+        self._farther(slice(first, first + len(block)), block)
+        if symmetric:
+            self._farther(slice(left, None), block.T)
+
+    def _farther(self, rows: slice, block: torch.Tensor) -> None:
         part = self.farthest[rows]
         torch.maximum(part, block.amin(1).neg_(), out=part)
+
+    def see(self, first: int, left: int, block: torch.Tensor, *, symmetric: bool) -> None:
+        """Let points see each other.
+
+        Args:
+            first, left: number of the first point in the rows and of the first in the columns.
+            block: [r, c] scores; -inf hides a pair.
+            symmetric: the points of the columns after the block's own see its rows, too.
+        """
+        rows = slice(first, first + len(block))
+        if not symmetric:
+            self.add(rows, block, 0)
+            return
+        self.add(rows, block[:, first - left :], first)
+        self.add_later(block[:, first - left + len(block) :], first)
 
     def add(self, rows: slice | torch.Tensor, block: torch.Tensor, first: int) -> None:
         """Let some points see points that come after all that they have seen: scores [r, c], the first's number."""

@@ -8,20 +8,37 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
 import torch
 from scipy.sparse import csr_array
 
 from crossreid.engine.distributed import ALONE, Ranks, group
 from crossreid.engine.errors import InputError
+from crossreid.engine.evaluation.camera_jaccard import camera_jaccard, camera_neighbors
 from crossreid.engine.evaluation.distances import pair_blocks
-from crossreid.engine.evaluation.features import FeatureMatrix, Features, duplicates, prepare, product_type
+from crossreid.engine.evaluation.features import FeatureMatrix, Features, Prepared, duplicates, prepare
+from crossreid.engine.evaluation.jaccard import (
+    Scale,
+    check_neighbors,
+    jaccard,
+    jaccard_of,
+    memberships,
+    reciprocal_memberships,
+)
 from crossreid.engine.evaluation.metrics import MetricAccumulator
-from crossreid.engine.evaluation.neighbors import nearest_points, squared_distances
+from crossreid.engine.evaluation.neighbors import nearest_points
 from crossreid.engine.evaluation.options import RetrievalOptions
-from crossreid.engine.evaluation.reciprocal import distinct_pairs, overlaps, query_expansion, reciprocal_sets
+from crossreid.engine.evaluation.reciprocal import overlaps
 from crossreid.engine.evaluation.retrieval import Retrieval, summary
 from crossreid.engine.log import progress_bar
+
+__all__ = [
+    "camera_jaccard",
+    "camera_k_reciprocal",
+    "evaluate_reranked",
+    "jaccard",
+    "k_reciprocal",
+    "reranked",
+]
 
 
 def k_reciprocal(
@@ -52,10 +69,7 @@ def k_reciprocal(
 
     Source: Zhong et al., CVPR 2017.
     """
-    sets = [
-        Features(f, torch.zeros(len(f), dtype=torch.int64), torch.zeros(len(f))) for f in (query, gallery)
-    ]
-    ready = prepare(*sets, metric="euclidean")
+    ready = _plain(query, gallery)
     parts = reranked(
         ready.query, ready.gallery, k1=k1, k2=k2, lambda_value=lambda_value, squared=squared, chunk_mb=chunk_mb,
         progress=progress,
@@ -124,11 +138,8 @@ def reranked(
     Yields:
         First query of the block and its distances [q, G], in memory that the next block takes over.
     """
-    _check(k1, k2)
-    if not 0 <= lambda_value <= 1:
-        raise InputError(
-            f"lambda of the re-ranking is {lambda_value}: give 0 (Jaccard only) to 1 (original only)"
-        )
+    check_neighbors(k1=k1, k2=k2)
+    _check_lambda(lambda_value)
     points, power = query.concat(gallery), 2 if squared else 1
     count = min(len(points), max(k1 + 1, k2))
     known = score_buffer(query, gallery, chunk_mb, ranks)
@@ -136,17 +147,36 @@ def reranked(
         points, count, chunk_mb=chunk_mb, ranks=ranks, corner=known, progress=progress
     )
     farthest = farthest.to(points.dtype).clamp_min(torch.finfo(points.dtype).tiny)
-    matrix = _memberships(points, index, k1 + 1, round(k1 / 2) + 1, k2, (farthest, power), progress)
+    matrix = reciprocal_memberships(
+        points, index, k1 + 1, round(k1 / 2) + 1, k2, (farthest, power), progress=progress
+    )
+    yield from _blended(
+        query, points, matrix, (farthest, power), known, lambda_value, chunk_mb, ranks, progress
+    )
+
+
+def _blended(
+    query: FeatureMatrix,
+    points: FeatureMatrix,
+    matrix: csr_array,
+    scale: Scale,
+    known: torch.Tensor | None,
+    lambda_value: float,
+    chunk_mb: float,
+    ranks: Ranks = ALONE,
+    progress: bool = False,
+) -> Iterator[tuple[int, torch.Tensor]]:
+    """Jaccard distances of the own share of the queries (the first points) to the gallery, and the original ones."""
     start, stop = ranks.bounds(len(query), query.tile_rows)
     if start >= stop:
         return
-    of_gallery = matrix[len(query) :].T.tocsr()
+    (farthest, power), of_gallery = scale, matrix[len(query) :].T.tocsr()
     bar = progress_bar(stop - start, "re-ranking, distances", enabled=progress)
     for first, block in _originals(query, points, known, start, stop, chunk_mb):
         own = farthest[first : first + len(block), None].to(block.device)
         block.neg_().clamp_min_(0).div_(own).pow_(power).mul_(lambda_value)
         for rows, sums in overlaps(matrix, of_gallery, torch.arange(first, first + len(block))):
-            distances = _jaccard(sums).mul_(1 - lambda_value).to(block.device)
+            distances = jaccard_of(sums).mul_(1 - lambda_value).to(block.device)
             block[rows[0] - first : rows[-1] - first + 1] += distances
             bar.update(len(rows))
         yield first, block
@@ -180,76 +210,58 @@ def score_buffer(
     return torch.empty(len(query), len(gallery), dtype=query.dtype, device=query.device)
 
 
-def jaccard(
-    features: torch.Tensor, *, k1: int = 30, k2: int = 6, chunk_mb: float = 256, progress: bool = False
+def camera_k_reciprocal(
+    query: torch.Tensor,
+    gallery: torch.Tensor,
+    query_cams: torch.Tensor,
+    gallery_cams: torch.Tensor,
+    *,
+    k1_intra: int = 5,
+    k1_inter: int = 20,
+    k2_intra: int = 3,
+    k2_inter: int = 3,
+    lambda_value: float = 0.3,
+    chunk_mb: float = 256,
+    progress: bool = False,
 ) -> torch.Tensor:
-    """Jaccard distance of expanded k-reciprocal neighbour sets between all points, for clustering.
+    """Re-ranked distances of all queries to all gallery images, with neighbours found camera by camera.
 
     Args:
-        features: [N, D] as compared; normalise them first where length means nothing.
-        k1: neighbours, the point itself included.
-        k2: neighbours over which memberships are averaged, the point itself included; 1: none.
+        query, gallery: [Q, D], [G, D] as compared, so normalise them for cosine.
+        query_cams, gallery_cams: [Q], [G], 0 or more.
+        k1_intra, k1_inter, k2_intra, k2_inter: see ``camera_jaccard``.
+        lambda_value: weight of the original distance in 0..1.
 
     Returns:
-        Coalesced sparse [N, N]; entries that are absent are 1, and entries may be 0.
+        [Q, G] in the features' computing type.
 
     Raises:
-        InputError: features that are empty or not finite; options out of range.
+        InputError: features or cameras that do not fit or are unknown; options out of range.
 
-    Source: Zhong et al., CVPR 2017; its form for clustering, Ge et al., NeurIPS 2020 (SpCL).
+    Source: Chen et al., CVPR 2024.
     """
-    _check(k1, k2)
-    if features.dim() != 2 or not features.is_floating_point() or not features.numel():
-        raise InputError(f"features are {features.dtype} {tuple(features.shape)}: need floating [N, D]")
-    points = FeatureMatrix(features, name="image {}".format, dtype=product_type(features.device, features))
-    index, _ = nearest_points(points, min(len(points), max(k1, k2)), chunk_mb=chunk_mb, progress=progress)
-    matrix = _memberships(points, index, k1, min(k1, round(k1 / 2) + 1), k2, None, progress)
-    bar = progress_bar(len(points), "Jaccard distances", enabled=progress)
-    places, values = [], []
-    for rows, sums in overlaps(matrix, matrix.T.tocsr(), torch.arange(len(points))):
-        row, column = sums.nonzero(as_tuple=True)
-        places.append(torch.stack((rows[row], column)))
-        values.append(_jaccard(sums[row, column]).clamp_min_(0))
-        bar.update(len(rows))
-    bar.close()
-    size = (len(points), len(points))
-    with torch.sparse.check_sparse_tensor_invariants(True):
-        return torch.sparse_coo_tensor(torch.cat(places, 1), torch.cat(values), size, is_coalesced=True)
+    check_neighbors(k1_intra=k1_intra, k1_inter=k1_inter, k2_intra=k2_intra, k2_inter=k2_inter)
+    _check_lambda(lambda_value)
+    ready = _plain(query, gallery)
+    points = ready.query.concat(ready.gallery)
+    cams = torch.cat([torch.as_tensor(cams) for cams in (query_cams, gallery_cams)])
+    lists = camera_neighbors(
+        points, cams, (k1_intra + 1, k2_intra), (k1_inter + 1, k2_inter), chunk_mb=chunk_mb, progress=progress
+    )
+    scale = lists.farthest.to(points.dtype).clamp_min(torch.finfo(points.dtype).tiny), 2
+    matrix = lists.expanded(memberships(points, lists.reciprocal(), scale, progress=progress))
+    parts = _blended(ready.query, points, matrix, scale, None, lambda_value, chunk_mb, progress=progress)
+    return torch.cat([block.clone() for _, block in parts])
 
 
-def _memberships(
-    points: FeatureMatrix,
-    index: torch.Tensor,
-    k: int,
-    half: int,
-    k2: int,
-    scale: tuple[torch.Tensor, int] | None,
-    progress: bool,
-) -> csr_array:
-    """Weights of each point's reciprocal set, summing to 1, averaged over its k2 nearest points (equation 7).
-
-    Args:
-        index: [N, >= k, >= k2] nearest points.
-        scale: distance of each row that counts as 1, and the power taken after; None: squared distances as they are.
-    """
-    sets = reciprocal_sets(index[:, :k], half)
-    rows = torch.arange(len(points)).repeat_interleave(torch.from_numpy(np.diff(sets.indptr)))
-    one, other, place = distinct_pairs(sets)
-    distances = squared_distances(points, one, other, progress=progress)[place]
-    if scale is not None:
-        distances = (distances / scale[0][rows]) ** scale[1]
-    weights = distances.neg().exp()
-    total = torch.zeros(len(points), dtype=weights.dtype).index_add_(0, rows, weights)
-    matrix = csr_array(((weights / total[rows]).numpy(), sets.indices, sets.indptr), shape=sets.shape)
-    return matrix if k2 == 1 else query_expansion(matrix, index[:, :k2])
+def _plain(query: torch.Tensor, gallery: torch.Tensor) -> Prepared:
+    """Checked vectors of which nothing else is known."""
+    sets = (
+        Features(f, torch.zeros(len(f), dtype=torch.int64), torch.zeros(len(f))) for f in (query, gallery)
+    )
+    return prepare(*sets, metric="euclidean")
 
 
-def _jaccard(overlap: torch.Tensor) -> torch.Tensor:
-    """1 - S / (2 - S), the Jaccard distance of sets of weight 1 with common weight S (equation 10), from S in place."""
-    union = 2 - overlap
-    return overlap.div_(union).neg_().add_(1)
-
-
-def _check(k1: int, k2: int) -> None:
-    if k1 < 1 or k2 < 1:
-        raise InputError(f"k1 {k1} and k2 {k2} of the re-ranking must be 1 or more")
+def _check_lambda(value: float) -> None:
+    if not 0 <= value <= 1:
+        raise InputError(f"lambda of the re-ranking is {value}: give 0 (Jaccard only) to 1 (original only)")

@@ -10,6 +10,7 @@ import torch
 from torch.nn import functional as F
 
 from crossreid.engine.errors import InputError
+from crossreid.engine.evaluation import jaccard as jaccard_module
 from crossreid.engine.evaluation import reciprocal
 from crossreid.engine.evaluation.features import TILES, FeatureMatrix
 from crossreid.engine.evaluation.neighbors import largest, nearest_points
@@ -142,12 +143,10 @@ def test_jaccard_against_the_textbook(k1: int, k2: int) -> None:
 
 
 def test_half_lists_round_to_even(monkeypatch: pytest.MonkeyPatch) -> None:
-    from crossreid.engine.evaluation import rerank
-
     seen = []
-    original = rerank.reciprocal_sets
+    original = jaccard_module.reciprocal_sets
     monkeypatch.setattr(
-        rerank, "reciprocal_sets", lambda i, half, **o: seen.append(half) or original(i, half, **o)
+        jaccard_module, "reciprocal_sets", lambda i, half, **o: seen.append(half) or original(i, half, **o)
     )
     features = blobs(60, 4, people=4, seed=0).vectors
     for k1 in (13, 5, 25, 1, 15):
