@@ -126,6 +126,15 @@ def test_query_and_gallery_alone(tmp_path: Path) -> None:
         table(tmp_path, "path,pid,camid,split", *rows).need_scores()
 
 
+def test_images_listed_twice_or_for_training_and_test_are_told(tmp_path: Path) -> None:
+    rows = ("a.jpg,1,1,train", "b.jpg,2,1,train", "b.jpg,2,2,train", "a.jpg,1,1,query", "c.jpg,1,2,gallery")
+    first, second = table(tmp_path, "path,pid,camid,split", *rows).warnings
+    assert first.startswith("csv/train: 1 images are listed more than once")
+    assert second.startswith(
+        f"csv: 1 images are both in train and in query, first {tmp_path / 'a.jpg'}; scores"
+    )
+
+
 def test_numbers_of_any_length(tmp_path: Path) -> None:
     stamp = "20231105123045123456"
     rows = (
