@@ -46,6 +46,12 @@ def _check_together(cfg: CfgNode) -> None:
         )
     if solver.NESTEROV and solver.MOMENTUM == 0:
         raise ConfigError("SOLVER.NESTEROV true needs SOLVER.MOMENTUM above 0")
+    if cfg.DATALOADER.EPOCH == "steps" and not cfg.DATALOADER.ITERS_PER_EPOCH:
+        raise ConfigError("DATALOADER.EPOCH steps needs their number: set DATALOADER.ITERS_PER_EPOCH")
+    if cfg.DATALOADER.EPOCH == "target" and not cfg.DATASETS.ADAPT:
+        raise ConfigError("DATALOADER.EPOCH target needs a target to train on: set DATASETS.ADAPT true")
+    if cfg.DATALOADER.EPOCH == "source" and not cfg.DATASETS.SOURCES:
+        raise ConfigError("DATALOADER.EPOCH source needs a source: name one in DATASETS.SOURCES")
     if cfg.MODEL.COMPILE and cfg.MODEL.CHECKPOINT_STAGES:
         raise ConfigError("MODEL.COMPILE true plans memory itself: set MODEL.CHECKPOINT_STAGES to 0")
     if cfg.INPUT.ERASE_AREA[0] > cfg.INPUT.ERASE_AREA[1]:

@@ -103,5 +103,10 @@ def translate(values: dict[str, Any]) -> dict[str, Any]:
         for section in sections:
             node = node.setdefault(section, {})
         node[leaf] = convert(value)
-    nested["INPUT"]["JITTER_FIRST"] = True  # the seed jitters before it pads
+    nested["INPUT"] |= {
+        "JITTER_FIRST": True,  # the seed jitters before it pads
+        "PAD_VALUE": [127, 0, 0],  # what its torchvision made of the grey level 127
+        "ERASE_ASPECT": "uniform",
+    }
+    nested["TEST"]["AP"] = "trapezoidal"
     return nested

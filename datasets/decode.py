@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from crossreid.datasets.files import open_regular
 
@@ -83,8 +83,12 @@ def decode(
 
 
 def reason(error: Exception) -> str:
-    """An error of the decoder in one line of at most 300 characters."""
-    return " ".join(f"{type(error).__name__}: {error}".split())[:300]
+    """An error of the decoder in one line of at most 300 characters, without the file's path."""
+    if isinstance(error, UnidentifiedImageError):
+        text = "no kind of image that Pillow knows"
+    else:
+        text = getattr(error, "strerror", None) or str(error)
+    return " ".join(f"{type(error).__name__}: {text}".split())[:300]
 
 
 def decode_rows(
