@@ -67,6 +67,7 @@ class FeatureMemory(nn.Module):
         *,
         keep: float,
         hardest: bool = False,
+        mean: bool = False,
         rounds: int | None = None,
     ) -> None:
         """Move rows towards the batch's features: ``m <- normalise(keep m + (1 - keep) f)``.
@@ -80,6 +81,7 @@ class FeatureMemory(nn.Module):
             keep: weight of the old row, 0..1; 0 overwrites.
             hardest: move each row once, with the feature of the batch least similar to the old row; the first
                 on a tie.
+            mean: move each row once, with the mean of its features in the batch.
             rounds: how often a row occurs in the joined batch at most, if that is known (1 for one image an
                 index on one rank); later occurrences are left out. None counts, for which the host waits on a
                 GPU.
@@ -87,12 +89,14 @@ class FeatureMemory(nn.Module):
         Raises:
             ModelError: ``keep`` outside 0..1, or shapes that do not fit.
         """
-        _check(features, index, keep, (len(features), self.features.shape[1]))
-        features, index = _joined(features, index)
+        check(features, index, keep, (len(features), self.features.shape[1]))
+        features, index = joined(features, index)
         dtype = torch.promote_types(_raised_type(self.features), features.dtype)
         old, new = self.features[index].to(dtype), features.to(dtype)  # [B, D]
         if hardest:
             rows = _hardest(old, new, index, keep)
+        elif mean:
+            rows = _mean(old, new, index, keep)
         else:
             rows = _in_order(old, new, index, keep, rounds, _unit)
         self.features.index_copy_(0, index, rows.to(self.features.dtype))
@@ -134,8 +138,8 @@ class PatchMemory(nn.Module):
             ModelError: ``keep`` outside 0..1, or shapes that do not fit.
         """
         patches, _, dim = self.features.shape
-        _check(features, index, keep, (patches, len(index), dim))
-        new, index = _joined(features.transpose(0, 1).flatten(1), index)  # [B, K D]
+        check(features, index, keep, (patches, len(index), dim))
+        new, index = joined(features.transpose(0, 1).flatten(1), index)  # [B, K D]
         dtype = torch.promote_types(_raised_type(self.features), new.dtype)
         old = self.features[:, index].transpose(0, 1).flatten(1).to(dtype)  # [B, K D]
         rows = _in_order(old, new.to(dtype), index, keep, rounds, _as_is).view(-1, patches, dim)
@@ -150,7 +154,14 @@ def _in_order(
     rounds: int | None,
     finish: Callable[[Tensor], Tensor],
 ) -> Tensor:
-    """Row of each batch element after all updates of that row, [B, D]; the k-th occurrences move together."""
+    """Row of each batch element after all updates of that row, [B, D]."""
+    return one_by_one(old, new, index, rounds, lambda row, x: finish(keep * row + (1 - keep) * x))
+
+
+def one_by_one(
+    old: Tensor, new: Tensor, index: Tensor, rounds: int | None, move: Callable[[Tensor, Tensor], Tensor]
+) -> Tensor:
+    """State [B, S] of each element's row after all its moves; the k-th occurrences of all rows move together."""
     same = index[:, None] == index  # [B, B]
     earlier = same.tril(-1)
     turn = earlier.sum(dim=1)  # [B] 0 for the first occurrence of a row
@@ -158,9 +169,9 @@ def _in_order(
         rounds = int(turn.max()) + 1 if len(index) else 1
     position = torch.arange(len(index), device=index.device)
     before = torch.where(earlier, position, -1).amax(dim=1).clamp_min(0)  # [B] the occurrence before
-    row = finish(keep * old + (1 - keep) * new)
+    row = move(old, new)
     for k in range(1, rounds):
-        moved = finish(keep * row[before] + (1 - keep) * new)
+        moved = move(row[before], new)
         row = torch.where((turn == k)[:, None], moved, row)
     last = torch.where(same & (turn < rounds), position, -1).amax(dim=1)
     return row[last]  # the same bytes for every element of a row: the write has no order
@@ -176,6 +187,15 @@ def _hardest(old: Tensor, new: Tensor, index: Tensor, keep: float) -> Tensor:
     return _unit(keep * old + (1 - keep) * new)[first]
 
 
+def _mean(old: Tensor, new: Tensor, index: Tensor, keep: float) -> Tensor:
+    """Row of each batch element after one update with the mean of the row's features, [B, D]."""
+    same = index[:, None] == index  # [B, B]
+    mean = same.to(new.dtype) @ new / same.sum(dim=1, keepdim=True)
+    position = torch.arange(len(index), device=index.device)
+    first = torch.where(same, position, len(index)).amin(dim=1)
+    return _unit(keep * old + (1 - keep) * mean)[first]
+
+
 def _unit(rows: Tensor) -> Tensor:
     return F.normalize(rows, dim=1)  # a zero row stays zero
 
@@ -184,7 +204,7 @@ def _as_is(rows: Tensor) -> Tensor:
     return rows
 
 
-def _check(features: Tensor, index: Tensor, keep: float, shape: tuple[int, ...]) -> None:
+def check(features: Tensor, index: Tensor, keep: float, shape: tuple[int, ...]) -> None:
     if not 0 <= keep <= 1:
         raise ModelError(f"memory update with keep {keep}; it is the old row's weight, 0..1")
     if features.shape != shape or index.shape != shape[-2:-1]:
@@ -196,19 +216,19 @@ def _raised_type(x: Tensor) -> torch.dtype:
     return torch.float32 if x.dtype in HALF else x.dtype
 
 
-def _joined(features: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
+def joined(features: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
     """Features and rows of all ranks in rank order: one collective, carried as bytes."""
     features, index = features.detach(), index.detach().long()
     if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
         return features, index
     parts = [features.contiguous().view(torch.uint8), index.contiguous()[:, None].view(torch.uint8)]
     mine = torch.cat(parts, dim=1)  # [B, bytes]
-    joined = mine.new_empty(dist.get_world_size() * len(mine), mine.shape[1])
-    dist.all_gather_into_tensor(joined, mine)
+    everyone = mine.new_empty(dist.get_world_size() * len(mine), mine.shape[1])
+    dist.all_gather_into_tensor(everyone, mine)
     feature_bytes = parts[0].shape[1]
     return (
-        joined[:, :feature_bytes].contiguous().view(features.dtype),
-        joined[:, feature_bytes:].contiguous().view(torch.int64).squeeze(1),
+        everyone[:, :feature_bytes].contiguous().view(features.dtype),
+        everyone[:, feature_bytes:].contiguous().view(torch.int64).squeeze(1),
     )
 
 

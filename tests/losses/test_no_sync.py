@@ -9,18 +9,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from crossreid.losses.alignment import align, domain_uniform, uniform, weights
 from crossreid.losses.camera_blocks import CameraBlocks
 from crossreid.losses.classification import mixup_virtual_class
+from crossreid.losses.clusters import contrast
 from crossreid.losses.disentangle import contrastive, masked_l2, mmd, orthogonality, reconstruction
 from crossreid.losses.invariance import exemplar_invariance
 from crossreid.losses.neighborhood import camera_agnostic, camera_aware_terms
 from crossreid.losses.patch import central, ipfl, nearest_positive_triplet, pedal
+from crossreid.losses.proxies import intra, offline, online
 from crossreid.losses.triplet import batch_hard
 from tests.no_sync import NoSync
 
 INDEX, PIDS = torch.tensor([0, 3, 5, 5]), torch.tensor([0, 0, 1, 1])
 CAMS = torch.tensor([0, 1, 0, 1, 0, 1, 2])
-PATCHES = torch.rand(2, 7, 3)
+PATCHES, ROWS = torch.rand(2, 7, 3), torch.rand(3, 3)
 
 
 BLOCKS = CameraBlocks.of(CAMS)
@@ -46,6 +49,15 @@ LOSSES: dict[str, Callable[[Tensor], Tensor]] = {
     "orthogonality": lambda x: orthogonality(x, torch.rand(4, 3)),
     "reconstruction": lambda x: reconstruction(x[None, None], torch.rand(1, 1, 4, 3), norm="l2"),
     "masked_l2": lambda x: masked_l2(x[None, None], torch.rand(1, 1, 4, 3), torch.ones(1, 1, 4, 3)),
+    "contrast": lambda x: contrast(x, PIDS, temperature=0.05),
+    "intra": lambda x: intra(x, PIDS, PIDS, PIDS[1:], temperature=0.07),
+    "offline": lambda x: offline(x, PIDS, PIDS, PIDS[1:], temperature=0.07, negatives=2),
+    "online": lambda x: online(
+        x, PIDS, PIDS, ROWS, PIDS[1:], temperature=0.07, negatives=2, positives=2, weight=0.15
+    ),
+    "align": lambda x: align(x, ROWS[PIDS], PIDS, weights(x, ROWS[PIDS], k=3)),
+    "uniform": uniform,
+    "domain_uniform": lambda x: domain_uniform(x, PIDS, ROWS, PIDS[1:]),
 }
 
 
