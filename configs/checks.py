@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -63,5 +64,9 @@ def _check_together(cfg: CfgNode) -> None:
     for key in ("CROP_AREA", "CROP_ASPECT"):
         if cfg.INPUT[key][0] > cfg.INPUT[key][1]:
             raise ConfigError(f"INPUT.{key} must be [smallest, largest], got {cfg.INPUT[key]}")
-    if "/" in cfg.NAME or cfg.NAME in (".", ".."):
-        raise ConfigError(f"NAME is a folder's name, it cannot be {cfg.NAME!r}")
+    if not re.fullmatch(r"[^\W_~-][^/\\]*|_[^/\\]+", cfg.NAME) or cfg.NAME.strip() != cfg.NAME:
+        raise ConfigError(
+            f"NAME is a folder's name, it cannot be {cfg.NAME[:80]!r}: begin with a letter or digit, no /"
+        )
+    if len(cfg.NAME.encode()) > 200:
+        raise ConfigError(f"NAME has {len(cfg.NAME.encode())} bytes, a folder's name can have 200")
