@@ -19,6 +19,12 @@ FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BI
 ORIENTATION = 0x112  # EXIF tag; 1 is upright
 
 
+def upright_size(image: Image.Image) -> tuple[int, int]:
+    """Width and height of an opened image as ``decode`` shows it."""
+    width, height = image.size
+    return (height, width) if image.getexif().get(ORIENTATION, 1) >= 5 else (width, height)
+
+
 def to_rgb(image: Image.Image) -> Image.Image:
     """An opened image of any kind as 8-bit RGB, upright (EXIF orientation).
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
+import torch.distributed.nn.functional
 from numpy.typing import NDArray
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
@@ -205,6 +206,20 @@ def synchronise_gradients(network: nn.Module, wanted: bool) -> None:
 def unwrap(network: nn.Module) -> nn.Module:
     """The network inside its parallel wrapper."""
     return network.module if isinstance(network, DistributedDataParallel) else network
+
+
+def gathered(rows: torch.Tensor, ranks: Ranks) -> torch.Tensor:
+    """The rows of all ranks [world x B, ...] in rank order, differentiable (twice) in this rank's.
+
+    A loss of all rows that every rank computes, averaged over the ranks, has the gradient of the one loss.
+    """
+    if ranks.world == 1:
+        return rows
+    if not rows.is_floating_point():
+        parts = [torch.empty_like(rows) for _ in range(ranks.world)]
+        dist.all_gather(parts, rows.contiguous())
+        return torch.cat(parts)
+    return torch.cat(torch.distributed.nn.functional.all_gather(rows.contiguous()))
 
 
 @torch.no_grad()

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 import torch
 from yacs.config import CfgNode
 
 from crossreid import configs
+from crossreid.configs.overrides import set_apart
 from crossreid.engine.data import build_evaluation
 from crossreid.engine.deploy.network import load_extractor
 from crossreid.engine.distributed import Ranks, parse_devices
@@ -49,7 +51,7 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("device", help="a GPU's id, or cpu")
     parser.add_argument("checkpoint", help="a checkpoint, or a *-query.npz that this command wrote")
-    parser.add_argument("overrides", nargs="*", help="KEY VALUE pairs")
+    parser.add_argument("overrides", nargs="*", help="KEY VALUE, KEY=VALUE or --KEY=VALUE")
     parser.add_argument("--dataset", help="what to evaluate on; default: the target of the training")
     parser.add_argument("--config", help="YAML of the network, for checkpoints of others")
     parser.add_argument(
@@ -58,7 +60,10 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--flip", action="store_true", help="add the features of mirrored images (TEST.FLIP)")
     parser.add_argument("--ap", help="rectangular or trapezoidal (TEST.AP)")
     parser.add_argument("--features-only", action="store_true", help="write the features and stop")
-    return parser.parse_intermixed_args(arguments)
+    plain, assigned = set_apart(sys.argv[1:] if arguments is None else arguments)
+    options = parser.parse_intermixed_args(plain)
+    options.overrides = [*options.overrides, *assigned]
+    return options
 
 
 def _main(options: argparse.Namespace) -> None:

@@ -18,7 +18,7 @@ from crossreid.engine.deploy.network import load_extractor
 from crossreid.engine.deploy.photos import Image8, load_pixels
 from crossreid.engine.errors import InputError
 from crossreid.engine.hardware import for_evaluation
-from crossreid.engine.log import Bar
+from crossreid.engine.log import progress_bar
 
 Photos = Sequence[str | Path | Image.Image | Image8]
 
@@ -111,7 +111,7 @@ class Embedder:
         if isinstance(photos, (str, Path)):
             photos = [photos]
         result = np.empty((len(photos), self.dim), np.float32)
-        bar = Bar(len(photos), "features", enabled=progress)
+        bar = progress_bar(len(photos), "features", enabled=progress)
         for start in range(0, len(photos), self.batch_size):
             part = photos[start : start + self.batch_size]
             pixels = load_pixels(part, self.size)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from crossreid.datasets.decode import decode, reason, to_rgb
-from crossreid.datasets.market import EXTENSIONS
+from crossreid.datasets.listing import list_images, loose_images, subfolders
 from crossreid.datasets.pool import available_cores
 from crossreid.engine.errors import InputError
 
@@ -64,26 +64,17 @@ def list_photos(source: Path) -> list[Photo]:
         return _from_csv(source)
     if not source.is_dir():
         raise InputError(f"{source}: no such folder or CSV: give a folder with one folder of photos a camera")
-    cameras = [entry for entry in sorted(source.iterdir()) if entry.is_dir() and entry.name[0] not in "._"]
-    photos = [_photo(path, source.name, "") for path in _images(source.iterdir())]
-    for camera in cameras:
-        found = _images(path for path in camera.rglob("*") if "__MACOSX" not in path.parts)
+    photos = [_photo(Path(path), source.name, "") for path in loose_images(source)]
+    for camera in subfolders(source):
+        found = list_images(camera).images
         if not found:
-            raise InputError(
-                f"{camera}: an empty camera folder: put photos ({' '.join(EXTENSIONS)}) there or remove it"
-            )
-        for path in found:
-            inside = path.parent.relative_to(camera)
-            photos.append(
-                _photo(path, camera.name, f"{camera.name}/{inside.as_posix()}" if inside.parts else "")
-            )
+            raise InputError(f"{camera}: an empty camera folder: put photos there or remove it")
+        for name in found:
+            track = name.rpartition("/")[0]
+            photos.append(_photo(camera / name, camera.name, f"{camera.name}/{track}" if track else ""))
     if not photos:
-        raise InputError(f"{source}: no photos ({' '.join(EXTENSIONS)}) and no camera folders there")
+        raise InputError(f"{source}: no photos and no camera folders there")
     return sorted(photos, key=lambda photo: photo.path)
-
-
-def _images(paths: Iterable[Path]) -> list[Path]:
-    return [p for p in paths if p.suffix.lower() in EXTENSIONS and p.name[0] != "." and p.is_file()]
 
 
 def _photo(path: Path, camera: str, track: str) -> Photo:
@@ -171,9 +162,9 @@ def expand(paths: Sequence[str | Path]) -> list[str]:
     files: list[str] = []
     for path in map(Path, paths):
         if path.is_dir():
-            found = sorted(map(str, _images(path.rglob("*"))))
+            found = [str(path / name) for name in list_images(path).images]
             if not found:
-                raise InputError(f"{path}: no photos ({' '.join(EXTENSIONS)}) below this folder")
+                raise InputError(f"{path}: no photos below this folder")
             files += found
         elif path.is_file():
             files.append(str(path))

@@ -53,7 +53,7 @@ def introduce(
     share = data.batch_size // ranks.world
     LOGGER.info(
         "batch %d: %d images a domain, %d a domain on each process, and batch norm sees %d at once%s",
-        cfg.DATALOADER.BATCH_SIZE, data.batch_size, share, share * len(data.domains),
+        data.batch_size * len(data.domains), data.batch_size, share, share * len(data.domains),
         " (synchronised)" if cfg.MODEL.SYNC_BN and ranks.world > 1 else "",
     )  # fmt: skip
     if resume:
