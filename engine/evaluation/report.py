@@ -63,7 +63,11 @@ def table(results: Mapping[str, Retrieval], title: str = "") -> str:
     )
     for name, result in results.items():
         if result.roc is not None:
-            points = ", ".join(f"{percent(true)} at {false:g}" for false, true in result.roc.items())
+            scores = result.roc_scores or {}
+            points = ", ".join(
+                f"{percent(true)} at {false:g} (score > {scores.get(false, math.nan):.4f})"
+                for false, true in result.roc.items()
+            )
             lines.append(f"{name}: true positive rate at a false positive rate: {points}")
     return "\n".join(lines)
 
@@ -96,9 +100,12 @@ def as_dict(result: Retrieval) -> dict[str, Any]:
         "cmc": {str(rank): _number(float(value)) for rank, value in zip(result.ranks, result.cmc)},
         "queries": len(result.per_query_ap),
         "skipped": result.skipped,
+        "per_query_ap": [_number(value) for value in result.per_query_ap.tolist()],
     }
     if result.roc is not None:
         values["roc"] = {f"{false:g}": _number(true) for false, true in result.roc.items()}
+        scores = result.roc_scores or {}
+        values["roc_scores"] = {f"{false:g}": _number(score) for false, score in scores.items()}
     if result.camera_pairs is not None:
         pairs = result.camera_pairs
         values["camera_pairs"] = {
