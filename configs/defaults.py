@@ -100,7 +100,7 @@ _C.SOLVER.ACCUMULATE = number(1, 1, 1e4)  # steps whose mean gradient makes one 
 _C.SOLVER.TF32 = flag(
     True
 )  # GPUs: float32 convolutions in training in TF32; losses, memories and evaluation never
-_C.SOLVER.AMP = choice("float16", "float32", "bfloat16")  # arithmetic of the network; float16: GPUs only
+_C.SOLVER.AMP = choice("auto", "float32", "float16", "bfloat16")  # auto: the fastest that the device has
 
 _C.TEST = Section()
 _C.TEST.PERIOD = number(10, 0, 1e6)  # epochs between evaluations on the target; 0: only after the last epoch

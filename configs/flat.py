@@ -52,7 +52,7 @@ def _neighbor_mode(value: Any) -> str:
 
 TABLE: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "prefix": ("NAME", _same),
-    "fp16": ("SOLVER.AMP", lambda v: "float16" if v else "float32"),
+    "fp16": ("SOLVER.AMP", lambda v: "auto" if v else "float32"),
     "mix": ("CAMERA_AWARE.MIXUP", _same),
     "alpha": ("CAMERA_AWARE.MIXUP_ALPHA", _same),
     "neighbor_mode": ("CAMERA_AWARE.NEIGHBOR_MODE", _neighbor_mode),

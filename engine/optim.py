@@ -13,9 +13,7 @@ from torch.optim import SGD, Adam, AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from yacs.config import CfgNode
 
-from crossreid.engine.errors import InputError
-
-DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+from crossreid.engine.arithmetic import DTYPES, resolve
 
 
 def build_optimizer(cfg: CfgNode, groups: Iterable[tuple[Iterable[nn.Parameter], float]]) -> Optimizer:
@@ -77,15 +75,14 @@ class Precision:
     """How a loss becomes a step: autocast, the loss scaler of float16, accumulation and clipping of gradients.
 
     Args:
-        amp: float32, float16 (GPUs only) or bfloat16.
+        amp: auto, float32, float16 (GPUs only) or bfloat16.
         device: where the network runs.
         accumulate: losses whose mean gradient makes one optimizer step.
         clip: max global gradient norm; 0: off.
     """
 
     def __init__(self, amp: str, device: torch.device, *, accumulate: int = 1, clip: float = 0.0) -> None:
-        if amp == "float16" and device.type == "cpu":
-            raise InputError("SOLVER.AMP float16 needs a GPU: set SOLVER.AMP bfloat16 or float32 for the CPU")
+        amp, _ = resolve(amp, device)
         self.dtype, self.device = DTYPES[amp], device
         self.accumulate, self.clip, self._added = accumulate, clip, 0
         self.scaler = torch.amp.GradScaler(device.type, enabled=amp == "float16")

@@ -95,7 +95,7 @@ def extract_query_gallery(
 ) -> tuple[Features, Features]:
     """Query and gallery features of a dataset, complete on every rank."""
     precision = Precision(
-        "float32" if cfg.SOLVER.AMP == "float16" and ranks.device.type == "cpu" else cfg.SOLVER.AMP,
+        "auto" if cfg.SOLVER.AMP == "float16" and ranks.device.type == "cpu" else cfg.SOLVER.AMP,
         ranks.device,
     )
     options = {"batch_size": cfg.TEST.BATCH_SIZE, "flip": cfg.TEST.FLIP}

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from yacs.config import CfgNode
 
 from crossreid.datasets import Batch
+from crossreid.engine.arithmetic import DTYPES
 from crossreid.engine.data import Data
 from crossreid.engine.distributed import unwrap
 from crossreid.engine.evaluation.extraction import extract
@@ -29,7 +30,6 @@ from crossreid.engine.methods.common import (
     new_backbone,
     training_parts,
 )
-from crossreid.engine.optim import DTYPES
 from crossreid.losses.camera_blocks import CameraBlocks
 from crossreid.losses.classification import mixup_virtual_class
 from crossreid.losses.neighborhood import camera_agnostic_terms, camera_aware_terms

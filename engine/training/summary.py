@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from yacs.config import CfgNode
 
+from crossreid.engine.arithmetic import resolve
 from crossreid.engine.data import Data, Evaluation
 from crossreid.engine.distributed import Ranks
 from crossreid.engine.log import LOGGER
@@ -31,6 +32,8 @@ def introduce(
         device,
         torch.__version__,
     )
+    amp, why = resolve(cfg.SOLVER.AMP, ranks.device)
+    LOGGER.info("arithmetic of the network: %s (%s)", amp, why)
     for name, domain in data.domains.items():
         known = f"{domain.num_identities} identities, " if domain.num_identities else "identities hidden, "
         LOGGER.info(
