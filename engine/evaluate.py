@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import sys
 from pathlib import Path
 
@@ -94,12 +95,7 @@ def _main(options: argparse.Namespace) -> None:
     target = build_evaluation(cfg, cfg.DATASETS.TARGET)
     extractor.to(ranks.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     features = extract_query_gallery(cfg, extractor, target, ranks)
-    name = (
-        Path(target.name.partition(":")[2]).stem
-        if target.name.startswith(("csv:", "folder:"))
-        else target.name
-    )
-    folder, run = Path(cfg.OUTPUT_DIR) / "features" / name.replace(":", "-"), f"{cfg.NAME}-{path.stem}"
+    folder, run = Path(cfg.OUTPUT_DIR) / "features" / features_folder(target.name), f"{cfg.NAME}-{path.stem}"
     try:
         files = save_features(folder, run, *features)
         (folder / f"{run}{CONFIG}").write_text(cfg.dump(), encoding="utf-8")
@@ -108,6 +104,15 @@ def _main(options: argparse.Namespace) -> None:
     LOGGER.info("features %s, %s", *files)
     if not options.features_only:
         _score(cfg, devices[0], folder, run, target.name, features, options.rerank, str(path))
+
+
+def features_folder(dataset: str) -> str:
+    """The folder of a dataset's features; of a path the last name and a digest of the whole."""
+    kind, _, place = dataset.partition(":")
+    if not place or kind == "synthetic":
+        return dataset.replace(":", "-")
+    whole = Path(place).expanduser().resolve()
+    return f"{whole.stem}-{hashlib.sha256(str(whole).encode(errors='surrogateescape')).hexdigest()[:8]}"
 
 
 def _saved_config(file: Path, config: str | None, overrides: list[str]) -> CfgNode:
