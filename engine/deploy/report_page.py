@@ -20,7 +20,7 @@ from yacs.config import CfgNode
 from crossreid.datasets.files import draft
 from crossreid.engine.deploy import plots
 from crossreid.engine.deploy.activation import activation_maps
-from crossreid.engine.deploy.calibration import Calibration, calibrate, from_labels
+from crossreid.engine.deploy.calibration import RATES, Calibration, calibrate, from_labels
 from crossreid.engine.deploy.render import data_url
 from crossreid.engine.errors import InputError
 from crossreid.engine.evaluation.ranklist import Ranked, rank
@@ -158,7 +158,7 @@ def _thresholds(query: Features, gallery: Features) -> Calibration | None:
     pids, cams = (torch.cat([getattr(query, n), getattr(gallery, n)]).numpy() for n in ("pids", "cams"))
     good = pids >= 0
     try:
-        return calibrate(vectors[good], from_labels(pids[good], cams[good]))
+        return calibrate(vectors[good], from_labels(pids[good], cams[good]), (1e-1, *RATES))
     except InputError:
         return None
 

@@ -21,7 +21,7 @@ from crossreid.engine.method import Method
 from crossreid.engine.methods import load_method
 from crossreid.engine.training.handlers import Handlers, Monitor
 from crossreid.engine.training.prefetch import on_device
-from crossreid.engine.training.summary import conclude, introduce
+from crossreid.engine.training.summary import conclude, introduce, write_page
 from crossreid.engine.training.target import EvaluationHistory, TargetEvaluation
 
 
@@ -76,6 +76,8 @@ def run(cfg: CfgNode, ranks: Ranks) -> None:
         recorder.close()
     if ranks.first:
         conclude(evaluation, logs, saved)
+        if cfg.LOG.REPORT:
+            write_page(cfg, evaluation, logs)
 
 
 def _train(engine: Engine, data: Data, done: int, epochs: int) -> None:
