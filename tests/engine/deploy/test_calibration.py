@@ -95,6 +95,9 @@ def test_the_command(
         lines.append(f"{photo.path},{photo.camera},{number // 12}")
     (tmp_path / "list.csv").write_text("\n".join(lines))
     build_index(Embedder(checkpoint, device="cpu"), tmp_path / "list.csv", tmp_path / "index")
+    main(["calibrate", str(tmp_path / "index"), "--fmr", "0.1", "--png", str(tmp_path / "own.png")])
+    assert (tmp_path / "own.png").read_bytes()[:4] == b"\x89PNG"
+    assert open_index(tmp_path / "index").meta["calibration"]["fmr"] == 0.1
     main(["calibrate", str(tmp_path / "index"), "--fmr", "0.1"])
     told = capsys.readouterr().out
     assert "at the same moment are different people" in told
