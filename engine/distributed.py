@@ -14,6 +14,7 @@ import torch
 import torch.distributed as dist
 from numpy.typing import NDArray
 from torch import nn
+from torch.distributed.nn.functional import all_gather as gather_with_gradient
 from torch.nn.parallel import DistributedDataParallel
 
 from crossreid.datasets.pool import available_cores
@@ -205,6 +206,17 @@ def synchronise_gradients(network: nn.Module, wanted: bool) -> None:
 def unwrap(network: nn.Module) -> nn.Module:
     """The network inside its parallel wrapper."""
     return network.module if isinstance(network, DistributedDataParallel) else network
+
+
+def joined(rows: torch.Tensor, ranks: Ranks) -> torch.Tensor:
+    """The rows [B, D] of all ranks in rank order; a rank's gradient is the sum of what all ranks want of its rows.
+
+    A loss that every rank computes of the joined rows has, averaged over ranks, the gradient of one process.
+    """
+    if ranks.world == 1:
+        return rows
+    parts: tuple[torch.Tensor, ...] = gather_with_gradient(rows.contiguous())
+    return torch.cat(parts)
 
 
 @torch.no_grad()

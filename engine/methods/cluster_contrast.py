@@ -88,11 +88,9 @@ class Clusters:
         """New clusters and a new memory; in the epochs of the source alone, its memory."""
         settings = self.cfg.CLUSTER_CONTRAST
         if epoch <= settings.SOURCE_EPOCHS:
-            if epoch == 1:
-                self.labels.update(
-                    torch.zeros_like(self.labels.labels)
-                )  # any image may be drawn, none is used
-                self.memory.replace(self._source_centres())
+            one = torch.zeros_like(self.labels.labels)  # any image may be drawn, none is used
+            self.labels.update(one)
+            self.memory.replace(self._source_centres())
             return
         first = epoch == settings.SOURCE_EPOCHS + 1
         units = self._features("target")
