@@ -2,7 +2,7 @@
 
 python benchmarks/data.py [--images 12936] [--batch 256] [--folder /tmp/reid-bench]
 
-Images are 128x64 JPEG files of an embedded domain (drawn once, then copied to the number asked for), resized to
+Images are 128x64 JPEG files of a built-in domain (drawn once, then copied to the number asked for), resized to
 256x128 with flip, pad-10 crop, erasing and normalising. Every way runs over all images in random order after one
 unmeasured run over some of them, three times; the best counts.
 """
@@ -62,7 +62,7 @@ class Usual(Dataset[tuple[torch.Tensor, int]]):
 
 
 def make_images(folder: Path, count: int) -> Split:
-    """``count`` JPEG files of 128x64: an embedded domain, and copies of it."""
+    """``count`` JPEG files of 128x64: a built-in domain, and copies of it."""
     drawn = load("synthetic:summer", folder).train.paths
     target = folder / f"copies-{count}"
     target.mkdir(exist_ok=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -46,6 +47,12 @@ def _check_together(cfg: CfgNode) -> None:
         )
     if solver.NESTEROV and solver.MOMENTUM == 0:
         raise ConfigError("SOLVER.NESTEROV true needs SOLVER.MOMENTUM above 0")
+    if cfg.DATALOADER.EPOCH == "steps" and not cfg.DATALOADER.ITERS_PER_EPOCH:
+        raise ConfigError("DATALOADER.EPOCH steps needs their number: set DATALOADER.ITERS_PER_EPOCH")
+    if cfg.DATALOADER.EPOCH == "target" and not cfg.DATASETS.ADAPT:
+        raise ConfigError("DATALOADER.EPOCH target needs a target to train on: set DATASETS.ADAPT true")
+    if cfg.DATALOADER.EPOCH == "source" and not cfg.DATASETS.SOURCES:
+        raise ConfigError("DATALOADER.EPOCH source needs a source: name one in DATASETS.SOURCES")
     if cfg.MODEL.COMPILE and cfg.MODEL.CHECKPOINT_STAGES:
         raise ConfigError("MODEL.COMPILE true plans memory itself: set MODEL.CHECKPOINT_STAGES to 0")
     if cfg.MODEL.BN_GROUP and cfg.MODEL.SYNC_BN:
@@ -65,5 +72,9 @@ def _check_together(cfg: CfgNode) -> None:
     for key in ("CROP_AREA", "CROP_ASPECT"):
         if cfg.INPUT[key][0] > cfg.INPUT[key][1]:
             raise ConfigError(f"INPUT.{key} must be [smallest, largest], got {cfg.INPUT[key]}")
-    if "/" in cfg.NAME or cfg.NAME in (".", ".."):
-        raise ConfigError(f"NAME is a folder's name, it cannot be {cfg.NAME!r}")
+    if not re.fullmatch(r"[^\W_~-][^/\\]*|_[^/\\]+", cfg.NAME) or cfg.NAME.strip() != cfg.NAME:
+        raise ConfigError(
+            f"NAME is a folder's name, it cannot be {cfg.NAME[:80]!r}: begin with a letter or digit, no /"
+        )
+    if len(cfg.NAME.encode()) > 200:
+        raise ConfigError(f"NAME has {len(cfg.NAME.encode())} bytes, a folder's name can have 200")

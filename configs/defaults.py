@@ -75,7 +75,11 @@ _C.DATALOADER.INSTANCES = number(
     0, 0, 1024
 )  # images of an identity in a batch of P x K source images; 0: any images
 _C.DATALOADER.OTHER_CAMERAS = flag(True)  # with INSTANCES: prefer images of an identity from other cameras
-_C.DATALOADER.ITERS_PER_EPOCH = number(0, 0, 1e9)  # steps an epoch; 0: one pass over the largest domain
+_C.DATALOADER.EPOCH = choice(
+    "largest", "source", "target", "steps"
+)  # one pass over it; steps: ITERS_PER_EPOCH
+_C.DATALOADER.ROUND_BATCH = flag(False)  # round BATCH_SIZE where the processes do not divide it, and say so
+_C.DATALOADER.ITERS_PER_EPOCH = number(0, 0, 1e9)  # steps an epoch; 0: as EPOCH says
 _C.DATALOADER.WORKERS = number(4, 0, 256)  # decoding processes, used with DATASETS.CACHE off
 
 _C.SOLVER = Section()

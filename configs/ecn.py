@@ -5,7 +5,7 @@ from __future__ import annotations
 from yacs.config import CfgNode
 
 from crossreid.configs.errors import ConfigError
-from crossreid.configs.schema import Section, flag, number, numbers
+from crossreid.configs.schema import Section, choice, flag, number, numbers
 from crossreid.configs.shared_checks import one_source, source_and_target
 
 SECTION = "ECN"
@@ -28,6 +28,9 @@ KEYS.DROPOUT = number(0.5, 0, 0.99)  # probability, of the embedding in both bra
 KEYS.FROZEN_STAGES = number(
     3, 0, 3
 )  # untrained, batch norm in evaluation mode: 1 stem, 2 layer1 too, 3 layer2 too
+KEYS.SHORTCUT_NORMS = choice(
+    "frozen", "batch"
+)  # of frozen stages; batch: by the batch, as ECN's program does
 KEYS.JOINT_BATCH = flag(False)  # batch norm sees both domains together; false: each by itself, as published
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from typing import Any
 
 from crossreid.configs.errors import ConfigError
@@ -80,9 +80,12 @@ TABLE: dict[str, tuple[str, Callable[[Any], Any]]] = {
 }
 
 
-def is_flat(values: dict[str, Any]) -> bool:
-    """Whether a YAML uses the seed's keys."""
-    return any(isinstance(key, str) and key.islower() for key in values)
+def is_flat(values: dict[str, Any], sections: Container[str]) -> bool:
+    """Whether a YAML uses the seed's keys, and not ours in small letters."""
+    return any(
+        isinstance(key, str) and key.islower() and key.partition(".")[0].upper() not in sections
+        for key in values
+    )
 
 
 def translate(values: dict[str, Any]) -> dict[str, Any]:
@@ -103,5 +106,10 @@ def translate(values: dict[str, Any]) -> dict[str, Any]:
         for section in sections:
             node = node.setdefault(section, {})
         node[leaf] = convert(value)
-    nested["INPUT"]["JITTER_FIRST"] = True  # the seed jitters before it pads
+    nested["INPUT"] |= {
+        "JITTER_FIRST": True,  # the seed jitters before it pads
+        "PAD_VALUE": [127, 0, 0],  # what its torchvision made of the grey level 127
+        "ERASE_ASPECT": "uniform",
+    }
+    nested["TEST"]["AP"] = "trapezoidal"
     return nested

@@ -24,6 +24,11 @@ KEYS.TRIPLET_MARGIN = number(0.3, 0, 1000)  # in units of the Euclidean distance
 KEYS.METABN = flag(True)  # mix meta-test features with draws from the meta-train domains' statistics
 KEYS.METABN_SCALE = choice("variance", "std")  # what the draws take as standard deviation
 KEYS.METABN_ALPHA = number(1.0, 0.001, 1000)  # share of the draws ~ Beta(ALPHA, ALPHA)
+KEYS.TEST_STATISTICS = choice("copies", "network")  # moved by the meta-test pass; published: network
+KEYS.STEM_RELU = flag(True)  # after the first batch norm; the published program has none
+KEYS.TRIPLET_BATCH = choice(
+    "all", "rank"
+)  # images that the triplet loss compares: of all ranks, or of its own
 KEYS.RECOMPUTE = flag(False)  # repeat the meta-train passes, keep no graphs of them: less memory, more time
 
 

@@ -22,6 +22,7 @@ class Key:
 
     default: Any
     rule: Callable[[Any], str | None]
+    allowed: tuple[Any, ...] = ()
 
     def check(self, name: str, value: Any) -> None:
         """Raise ConfigError if the value is not allowed; its type is the default's already."""
@@ -64,11 +65,19 @@ def choice(default: Any, *others: Any) -> Key:
     def rule(value: Any) -> str | None:
         if value in allowed:
             return None
-        near = difflib.get_close_matches(str(value), [str(a) for a in allowed], n=1)
+        near = difflib.get_close_matches(str(value)[:80], [str(a) for a in allowed], n=1)
         hint = f"; did you mean {near[0]}?" if near else ""
-        return f"is {value!r}, allowed are {', '.join(map(str, allowed))}{hint}"
+        return f"is {str(value)[:80]!r}, allowed are {', '.join(map(str, allowed))}{hint}"
 
-    return Key(default, rule)
+    return Key(default, rule, allowed)
+
+
+def _unprintable(value: str) -> str | None:
+    """What is wrong with a text that no file's name could hold."""
+    wrong = [c for c in value if ord(c) < 32 or 0xD800 <= ord(c) <= 0xDFFF]
+    if wrong:
+        return f"holds the character {wrong[0]!a}, which no name or path can have"
+    return f"has {len(value):,} characters, at most 4,096 are allowed" if len(value) > 4096 else None
 
 
 def flag(default: bool) -> Key:
@@ -77,13 +86,13 @@ def flag(default: bool) -> Key:
 
 
 def text(default: str) -> Key:
-    """Any text: a name or a path."""
-    return Key(default, lambda value: None)
+    """Any text that a file's name can hold."""
+    return Key(default, _unprintable)
 
 
 def names(default: list[str]) -> Key:
     """A list of texts."""
-    return Key(default, lambda value: None)
+    return Key(default, lambda value: next(filter(None, map(_unprintable, value)), None))
 
 
 class Section:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from crossreid.datasets.files import open_regular
 
@@ -17,6 +17,12 @@ Size = tuple[int, int, str]  # height and width in pixels, interpolation
 Box = Callable[[int, int], tuple[int, int, int, int]]
 FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 ORIENTATION = 0x112  # EXIF tag; 1 is upright
+
+
+def upright_size(image: Image.Image) -> tuple[int, int]:
+    """Width and height of an opened image as ``decode`` shows it."""
+    width, height = image.size
+    return (height, width) if image.getexif().get(ORIENTATION, 1) >= 5 else (width, height)
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -83,8 +89,12 @@ def decode(
 
 
 def reason(error: Exception) -> str:
-    """An error of the decoder in one line of at most 300 characters."""
-    return " ".join(f"{type(error).__name__}: {error}".split())[:300]
+    """An error of the decoder in one line of at most 300 characters, without the file's path."""
+    if isinstance(error, UnidentifiedImageError):
+        text = "no kind of image that Pillow knows"
+    else:
+        text = getattr(error, "strerror", None) or str(error)
+    return " ".join(f"{type(error).__name__}: {text}".split())[:300]
 
 
 def decode_rows(

@@ -16,7 +16,7 @@ from crossreid.datasets.splits import DatasetError
 
 # Pillow registers these, but only names them, or needs another program to show them.
 UNREADABLE = ("BUFR", "EPS", "FITS", "GRIB", "HDF5", "MPEG", "PDF", "WMF")
-BY_CONTENT = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TIFF", "WEBP")
+BY_CONTENT = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 PASSED_OVER = ("thumbs.db", "desktop.ini", "__macosx")  # what systems leave in folders, beside hidden files
 
 
@@ -41,7 +41,7 @@ class Listing:
         if self.others:
             kinds = sorted({Path(file).suffix.lower() or "no extension" for file in self.others})
             lines.append(
-                f"{name}: left out {len(self.others):,} files that are no images Pillow can read "
+                f"{name}: files left out because Pillow cannot read them as images: {len(self.others):,} "
                 f"({', '.join(kinds[:8])}), first {self.others[0]}"
             )
         nested = [file for file in self.images if "/" in file]
@@ -94,7 +94,8 @@ def is_image(path: Path) -> bool:
     if path.suffix.lower() in extensions():
         return True
     try:
-        with os.fdopen(open_regular(path), "rb") as file, Image.open(file, formats=BY_CONTENT):
+        known = tuple(kind for kind in BY_CONTENT if kind in Image.OPEN)
+        with os.fdopen(open_regular(path), "rb") as file, Image.open(file, formats=known):
             return True
     except Exception:  # Pillow's plugins raise nearly anything on what they do not know
         return False
@@ -122,13 +123,10 @@ def subfolders(folder: Path) -> list[Path]:
     return [folder / name for name in sorted(visible, key=natural)]
 
 
-def natural(text: str) -> list[tuple[int, str]]:
+def natural(text: str) -> tuple[list[tuple[int, int, str]], str]:
     """A sorting key that orders numbers in texts by their value."""
-    return [
-        (int(part), "") if part.isdecimal() else (-1, part.casefold())
-        for part in re.split(r"(\d+)", text)
-        if part
-    ] + [(-1, text)]
+    parts = [part for part in re.split(r"(\d+)", text.casefold()) if part]
+    return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in parts], text
 
 
 def read_text(path: Path) -> str:

@@ -175,12 +175,13 @@ def _checked(splits: Splits, key: str, strict: bool, *, published: bool, partial
     if published:
         _check_complete(splits)
     elif not any(map(len, parts.values())):
-        raise DatasetError(f"{splits.name}: no images with an identity below {splits.root}")
+        raise DatasetError(f"{splits.name}: no images with an identity or for training below {splits.root}")
     known = {part for part in PARTS if not (part == "train" and partial and key in ("msmt", "msmt17v2"))}
     lines = tuple(counts.differences(key, {part: parts[part] for part in PARTS if part in known}))
     if lines and strict:
         raise DatasetError("; ".join(lines) + f"; in {splits.root} (DATASETS.STRICT)")
     lines += tuple(note for split in parts.values() for note in split.notes)
+    lines += _listed_twice(splits) if not key.endswith("/all") else ()
     for line in lines:
         logger.warning("%s (%s)", line, splits.root)
     found = "; ".join(f"{part} {counts.describe(counts.found(s))}" for part, s in parts.items() if len(s))
@@ -188,6 +189,24 @@ def _checked(splits: Splits, key: str, strict: bool, *, published: bool, partial
     if splits.cameras:
         logger.info("%s: %s", splits.name, ", ".join(f"{n} {name}" for n, name in splits.cameras.items()))
     return dataclasses.replace(splits, warnings=(*splits.warnings, *lines))
+
+
+def _listed_twice(splits: Splits) -> tuple[str, ...]:
+    """Paths that stand more than once in a part, or for training and in the test (contents: duplicates.py)."""
+    lines = []
+    seen = {part: set(getattr(splits, part).paths) for part in PARTS}
+    for part, paths in seen.items():
+        if more := len(getattr(splits, part)) - len(paths):
+            lines.append(
+                f"{splits.name}/{part}: {more:,} images are listed more than once; remove the repeated lines"
+            )
+    for part in PARTS[1:]:
+        if both := sorted(seen["train"] & seen[part]):
+            lines.append(
+                f"{splits.name}: {len(both):,} images are both in train and in {part}, first {both[0]}; "
+                "scores on them say nothing"
+            )
+    return tuple(lines)
 
 
 def _check_complete(splits: Splits) -> None:

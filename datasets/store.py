@@ -106,7 +106,7 @@ def open_store(path: Path, key: str, count: int, row_bytes: int, *, every_row: b
     except FileNotFoundError:
         return ""
     except OSError as error:
-        return f"cannot be read ({error.strerror})"
+        return f"cannot be read ({reason(error)})"
     found = _checked(path, handle, key, count, row_bytes, every_row)
     if isinstance(found, str):
         os.close(handle)
@@ -117,7 +117,9 @@ def _checked(path: Path, handle: int, key: str, count: int, row_bytes: int, ever
     try:
         with os.fdopen(handle, "rb", closefd=False) as file:
             size = file.seek(0, os.SEEK_END)
-            file.seek(max(0, size - FOOTER.size))
+            if size < FOOTER.size:
+                return "is incomplete"
+            file.seek(size - FOOTER.size)
             magic, length, crc = FOOTER.unpack(file.read(FOOTER.size))
             start = size - FOOTER.size - length
             if magic != MAGIC or start < 0:
@@ -134,7 +136,7 @@ def _checked(path: Path, handle: int, key: str, count: int, row_bytes: int, ever
                 return "has the wrong size"
             file.seek(count * row_bytes)
             checksums = np.frombuffer(file.read(4 * count), "<u4")
-    except (OSError, ValueError, KeyError, TypeError, RecursionError, struct.error) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         return f"cannot be read ({reason(error)})"
     rows = np.arange(count)
     if count * row_bytes > CHECKED_BYTES and not every_row:
@@ -236,7 +238,7 @@ def obtain(
                 left.unlink(missing_ok=True)
             if (free := room()) < len(paths) * row_bytes:
                 raise OSError(
-                    f"{len(paths) * row_bytes / 1e9:.2f} GB needed, {max(free, 0) / 1e9:.2f} GB to spare"
+                    f"{len(paths) * row_bytes / 1e6:,.1f} MB needed, {max(free, 0) / 1e6:,.1f} MB to spare"
                 )
             _build(target, paths, size, key, workers, progress)
             store = open_store(target, key, len(paths), row_bytes, every_row=True)

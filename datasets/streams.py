@@ -1,4 +1,4 @@
-"""Several datasets read side by side, for ever: ``{"source": Batch, "target": Batch}`` an iteration.
+"""Iterate several datasets in parallel, endlessly: ``{"source": Batch, "target": Batch}`` an iteration.
 
 The position is one integer, the number of iterations that the trainer has finished: nothing else has to be saved or
 restored. Batches are prepared ahead in a background thread; from a decoded store that is only a gather of bytes.

@@ -207,8 +207,10 @@ def build_data(cfg: CfgNode, ranks: Ranks) -> Data:
         stream = "source" if len(sources) == 1 else f"source_{i}"
         domains[stream] = build_domain(cfg, stream, name, _labelled(read(cfg, name)), None, ranks)
     domains |= adapted
-    longest = max(len(domain.images) for domain in domains.values())
-    steps, group = cfg.DATALOADER.ITERS_PER_EPOCH or longest // batch, cfg.SOLVER.ACCUMULATE
+    steps, group = (
+        cfg.DATALOADER.ITERS_PER_EPOCH or epoch_images(cfg, domains) // batch,
+        cfg.SOLVER.ACCUMULATE,
+    )
     steps = max(group, steps // group * group)  # an epoch ends with a step of the optimizer
     samplers: dict[str, Sampler] = {}
     for i, (stream, domain) in enumerate(domains.items()):
@@ -223,6 +225,14 @@ def build_data(cfg: CfgNode, ranks: Ranks) -> Data:
             feeds[f"{name}_mask"] = (domain.masks, getattr(samplers[name], "sampler", samplers[name]))
     streams = Streams(feeds, workers=cfg.DATALOADER.WORKERS, pin_memory=ranks.device.type == "cuda")
     return Data(ranks, cfg.SEED, domains, streams, batch, plain_transform(cfg))
+
+
+def epoch_images(cfg: CfgNode, domains: Mapping[str, Domain]) -> int:
+    """Images of the domain that ``DATALOADER.EPOCH`` passes over once an epoch; of several sources the largest."""
+    kind = cfg.DATALOADER.EPOCH
+    return max(
+        len(domain.images) for name, domain in domains.items() if kind in ("largest", name.split("_")[0])
+    )
 
 
 def _labelled(source: Splits) -> Split:
@@ -305,6 +315,9 @@ def stream_batch(cfg: CfgNode, streams: int, world: int) -> int:
         InputError: the total batch does not divide, or a rank's share is below two images.
     """
     total, parts = cfg.DATALOADER.BATCH_SIZE, streams * world
+    if cfg.DATALOADER.ROUND_BATCH:
+        unit = parts * max(1, cfg.DATALOADER.INSTANCES)
+        total = max(1, round(total / unit)) * unit
     if total % parts or total // parts < 2:
         nearest = max(2, round(total / parts)) * parts
         raise InputError(

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
+import torch.distributed.nn.functional
 from numpy.typing import NDArray
 from torch import nn
-from torch.distributed.nn.functional import all_gather as gather_with_gradient
 from torch.nn.parallel import DistributedDataParallel
 
 from crossreid.datasets.pool import available_cores
@@ -208,15 +208,18 @@ def unwrap(network: nn.Module) -> nn.Module:
     return network.module if isinstance(network, DistributedDataParallel) else network
 
 
-def joined(rows: torch.Tensor, ranks: Ranks) -> torch.Tensor:
-    """The rows [B, D] of all ranks in rank order; a rank's gradient is the sum of what all ranks want of its rows.
+def gathered(rows: torch.Tensor, ranks: Ranks) -> torch.Tensor:
+    """The rows of all ranks [world x B, ...] in rank order, differentiable (twice) in this rank's.
 
-    A loss that every rank computes of the joined rows has, averaged over ranks, the gradient of one process.
+    A loss of all rows that every rank computes, averaged over the ranks, has the gradient of the one loss.
     """
     if ranks.world == 1:
         return rows
-    parts: tuple[torch.Tensor, ...] = gather_with_gradient(rows.contiguous())
-    return torch.cat(parts)
+    if not rows.is_floating_point():
+        parts = [torch.empty_like(rows) for _ in range(ranks.world)]
+        dist.all_gather(parts, rows.contiguous())
+        return torch.cat(parts)
+    return torch.cat(torch.distributed.nn.functional.all_gather(rows.contiguous()))
 
 
 @torch.no_grad()

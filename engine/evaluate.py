@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 import torch
-from torch import nn
 from yacs.config import CfgNode
 
 from crossreid import configs
-from crossreid.engine.checkpoint import check_format
+from crossreid.configs.overrides import set_apart
 from crossreid.engine.data import build_evaluation
+from crossreid.engine.deploy.network import load_extractor
 from crossreid.engine.distributed import Ranks, parse_devices
 from crossreid.engine.errors import InputError, guarded
 from crossreid.engine.evaluation.extraction import extract_query_gallery
@@ -26,9 +27,8 @@ from crossreid.engine.evaluation.report import (
 )
 from crossreid.engine.evaluation.retrieval import Features
 from crossreid.engine.log import LOGGER, setup_text
-from crossreid.engine.methods import load_method
-from crossreid.modeling.weights import load_network, read_checkpoint, state_dict_of
 
+__all__ = ["load_extractor", "main"]
 CONFIG = "-config.yml"  # beside features: how they were made
 HELP = """examples:
   python eval.py 0 checkpoints/duke2market/best.pt --dataset market --rerank
@@ -51,7 +51,7 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("device", help="a GPU's id, or cpu")
     parser.add_argument("checkpoint", help="a checkpoint, or a *-query.npz that this command wrote")
-    parser.add_argument("overrides", nargs="*", help="KEY VALUE pairs")
+    parser.add_argument("overrides", nargs="*", help="KEY VALUE, KEY=VALUE or --KEY=VALUE")
     parser.add_argument("--dataset", help="what to evaluate on; default: the target of the training")
     parser.add_argument("--config", help="YAML of the network, for checkpoints of others")
     parser.add_argument(
@@ -60,7 +60,10 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--flip", action="store_true", help="add the features of mirrored images (TEST.FLIP)")
     parser.add_argument("--ap", help="rectangular or trapezoidal (TEST.AP)")
     parser.add_argument("--features-only", action="store_true", help="write the features and stop")
-    return parser.parse_intermixed_args(arguments)
+    plain, assigned = set_apart(sys.argv[1:] if arguments is None else arguments)
+    options = parser.parse_intermixed_args(plain)
+    options.overrides = [*options.overrides, *assigned]
+    return options
 
 
 def _main(options: argparse.Namespace) -> None:
@@ -113,32 +116,6 @@ def _saved_config(file: Path, config: str | None, overrides: list[str]) -> CfgNo
         text = file.read_bytes().decode(errors="replace")
         return configs.restore(text, overrides, origin=str(file))[0]
     return configs.load(config, overrides)
-
-
-def load_extractor(path: Path, config: str | None, overrides: list[str]) -> tuple[CfgNode, nn.Module]:
-    """The retrieval network of a checkpoint, and the config that it was trained with.
-
-    Args:
-        config: a YAML instead of the checkpoint's own config, for checkpoints that hold none.
-
-    Raises:
-        ModelError: the file is missing, damaged or of another architecture.
-    """
-    content = read_checkpoint(path)
-    check_format(content, str(path))
-    if config is None and not isinstance(content.get("config"), str):
-        raise InputError(f"{path} holds no config: name the YAML of its network with --config")
-    if config is not None:
-        cfg = configs.load(config, overrides)
-    else:
-        cfg, unknown = configs.restore(content["config"], overrides)
-        if unknown:
-            LOGGER.warning("%s: keys of another version are left out: %s", path, ", ".join(unknown))
-    extractor = load_method(cfg.METHOD).build_extractor(cfg)
-    skipped = load_network(extractor, state_dict_of(content, str(path)), str(path))
-    if skipped:
-        LOGGER.info("weights not needed for evaluation: %s", ", ".join(skipped))
-    return cfg, extractor
 
 
 def _score(

@@ -8,6 +8,7 @@ from PIL import Image, UnidentifiedImageError
 from yacs.config import CfgNode
 
 from crossreid.datasets import Split
+from crossreid.datasets.decode import upright_size
 from crossreid.datasets.images import ImageDataset
 from crossreid.engine.errors import InputError
 
@@ -41,7 +42,7 @@ def find_masks(folder: str, dataset: str, split: Split) -> Split:
 def _check(path: str, mask: Path) -> None:
     try:
         with Image.open(path) as image, Image.open(mask) as grey:
-            size, mask_size, mode = image.size, grey.size, grey.mode
+            size, mask_size, mode = upright_size(image), upright_size(grey), grey.mode
     except (OSError, UnidentifiedImageError) as error:
         raise InputError(f"DISENTANGLE.MASK_DIR: {mask} cannot be read ({error})") from None
     if mask_size != size:

@@ -8,8 +8,6 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from crossreid.modeling.backbones import Backbone, TinyBackbone
-
 
 class ECNOutput(NamedTuple):
     """What a training pass gives; the target's parts are empty for a batch of the source alone."""
@@ -30,23 +28,28 @@ class ECNNet(nn.Module):
         num_classes: C, identities of the source; 0 leaves the classifier out (for evaluation).
         embedding: E.
         dropout: probability, in both branches.
-        frozen_stages: first stages of the backbone (of three) that neither train nor move their batch norms.
+        frozen_stages: first stages of the backbone (of three) whose weights do not train and whose batch norms stay in
+            evaluation mode.
+        shortcut_norms: of these stages' shortcuts: ``frozen`` like the others, or ``batch``: they normalise with the
+            batch and move their running statistics, as in the published program.
 
     Source: Zhong et al., Invariance Matters, CVPR 2019, section 3.
     """
 
     def __init__(
         self,
-        backbone: Backbone | TinyBackbone,
+        backbone: nn.Module,
         num_classes: int,
         *,
         embedding: int = 4096,
         dropout: float = 0.5,
         frozen_stages: int = 3,
+        shortcut_norms: str = "frozen",
     ) -> None:
         super().__init__()
         self.backbone, self.dropout = backbone, dropout
-        self.embedding = nn.Linear(backbone.out_channels, embedding)
+        channels: int = backbone.out_channels  # type: ignore[assignment]
+        self.embedding = nn.Linear(channels, embedding)
         self.norm = nn.BatchNorm1d(embedding)
         self.classifier = nn.Linear(embedding, num_classes) if num_classes else None
         nn.init.kaiming_normal_(self.embedding.weight, mode="fan_out")
@@ -54,8 +57,10 @@ class ECNNet(nn.Module):
         if self.classifier is not None:
             nn.init.normal_(self.classifier.weight, std=0.001)
             nn.init.zeros_(self.classifier.bias)
-        stages = backbone.stage_names[:frozen_stages]
+        names: tuple[tuple[str, ...], ...] = backbone.stage_names  # type: ignore[assignment]
+        stages = names[:frozen_stages]
         self._frozen = tuple(name for stage in stages for name in stage)
+        self._shortcut_norms = shortcut_norms
         for name in self._frozen:
             backbone.get_submodule(name).requires_grad_(False)
 
@@ -63,7 +68,11 @@ class ECNNet(nn.Module):
         """Set the mode of everything but the frozen stages, which stay in evaluation mode."""
         super().train(mode)
         for name in self._frozen:  # by name: SyncBN conversion replaces modules
-            self.backbone.get_submodule(name).eval()
+            stage = self.backbone.get_submodule(name).eval()
+            if self._shortcut_norms == "batch":
+                for inner, module in stage.named_modules():
+                    if inner.endswith("downsample.1"):
+                        module.train(mode)
         return self
 
     def new_layers(self) -> list[nn.Parameter]:

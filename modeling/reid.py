@@ -36,8 +36,6 @@ class ReIDNet(nn.Module):
         self.neck = SplitBatchNorm1d(self.dim, sync=sync_neck)
         self.neck.bias.requires_grad_(False)
         self.classifier = nn.Linear(self.dim, num_classes, bias=False) if num_classes else None
-        if self.classifier is not None:
-            nn.init.normal_(self.classifier.weight, std=0.001)
 
     def embed(self, images: torch.Tensor) -> torch.Tensor:
         """Pooled features before the neck, at least float32: [B, 3, H, W] to [B, D]."""

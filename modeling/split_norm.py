@@ -6,9 +6,9 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+import torch.distributed.nn.functional
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 from crossreid.modeling.errors import ModelError
 
@@ -74,7 +74,9 @@ class SplitBatchNorm1d(nn.BatchNorm1d):
         for half in (first, second):
             mean = half.mean(dim=0)
             local += [mean, (half - mean).square().sum(dim=0), torch.full_like(mean, len(half))]
-        gathered: Tensor = _Gather.apply(torch.stack(local))  # [ranks, 6, D]
+        gathered = torch.stack(
+            torch.distributed.nn.functional.all_gather(torch.stack(local))
+        )  # [ranks, 6, D]
         mean_1, var_1, _ = _merged(*gathered[:, :3].unbind(1))
         mean_2, var_2, count = _merged(*gathered[:, 3:].unbind(1))
         self._move_running(mean_2.detach(), var_2.detach() * (count / (count - 1)))
@@ -101,22 +103,3 @@ def _merged(means: Tensor, squares: Tensor, counts: Tensor) -> tuple[Tensor, Ten
     count = counts.sum(dim=0)
     mean = (counts * means).sum(dim=0) / count
     return mean, (squares + counts * (means - mean).square()).sum(dim=0) / count, count
-
-
-class _Gather(torch.autograd.Function):
-    """All ranks' tensors, [ranks, ...]; the gradient of a rank's tensor is the sum of what all ranks want of
-    it."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        gathered = x.new_empty(dist.get_world_size() * len(x), *x.shape[1:])
-        dist.all_gather_into_tensor(gathered, x.contiguous())
-        return gathered.view(-1, *x.shape)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        gradient = gradient.clone(memory_format=torch.contiguous_format)
-        dist.all_reduce(gradient)
-        own: Tensor = gradient[dist.get_rank()]
-        return own

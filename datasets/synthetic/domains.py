@@ -1,4 +1,4 @@
-"""The embedded domains: what people wear, where they walk, how the cameras see it."""
+"""The built-in domains: what people wear, where they walk, how the cameras see it."""
 
 from __future__ import annotations
 

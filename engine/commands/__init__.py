@@ -9,6 +9,7 @@ import ast
 import difflib
 import importlib
 import pkgutil
+import re
 import sys
 from pathlib import Path
 
@@ -33,6 +34,14 @@ def main(arguments: list[str] | None = None) -> None:
         raise SystemExit(2)
     ensure_packages()
     importlib.import_module(f"{__name__}.{given[0]}").main(given[1:])
+
+
+def key_values(words: list[str]) -> tuple[list[str], list[str]]:
+    """Positional words and the KEY VALUE pairs that trail them; a key is a dotted capital name like ``TEST.FLIP``."""
+    for position, word in enumerate(words):
+        if re.fullmatch(r"[A-Z][A-Z0-9_]*(\.[A-Z0-9_]+)*", word) and not Path(word).exists():
+            return words[:position], words[position:]
+    return words, []
 
 
 def _usage() -> str:

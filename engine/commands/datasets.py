@@ -1,13 +1,16 @@
-"""Look at datasets before training: sizes, odd identities, unreadable files, a contact sheet each.
+"""Look at datasets before training: sizes, odd identities, unreadable and repeated files, a contact sheet each.
 
 crossreid datasets                           every dataset found below REID_DATASETS or ./data
 crossreid datasets market csv:own/list.csv --root /data --output sheets
+crossreid datasets cameras:/data/mine        your own cameras, a folder each
 """
 
 from __future__ import annotations
 
 import argparse
 import logging
+import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,18 +18,24 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from crossreid.datasets import DatasetError, Split, Splits, load, resolver
-from crossreid.datasets.decode import decode
+from crossreid.datasets.decode import ORIENTATION, decode, upright_size
+from crossreid.datasets.duplicates import same_content
+from crossreid.datasets.files import open_regular
 from crossreid.datasets.pool import available_cores
+from crossreid.datasets.readers import canonical
+from crossreid.datasets.splits import PARTS, UNKNOWN
 from crossreid.datasets.store import decode_all
 from crossreid.engine.errors import guarded
 
 TILE = (128, 64)  # height, width of a picture on a contact sheet
 SMALL = (16, 8)  # size that files are decoded to when they are only tried
+NAMED = 20  # files and cameras that are named of each kind
 
 
 def single_camera_identities(split: Split) -> int:
     """Identities that only one camera has seen."""
-    pairs = np.unique(np.stack([split.pids, split.cams], 1), axis=0)
+    known = split.pids != UNKNOWN
+    pairs = np.unique(np.stack([split.pids[known], split.cams[known]], 1), axis=0)
     return int((np.unique(pairs[:, 0], return_counts=True)[1] == 1).sum())
 
 
@@ -39,43 +48,117 @@ def queries_without_match(query: Split, gallery: Split) -> int:
     return sum(not seen.get(pid, set()) - {cam} for pid, cam in pairs)
 
 
-def size_range(paths: Sequence[str]) -> str:
-    """Smallest and largest width x height of the files that have a readable head."""
-    sizes = []
+def heads(paths: Sequence[str]) -> tuple[str, int]:
+    """Smallest and largest width x height of the files that have a readable head, and how many lie on their side."""
+    sizes, turned = [], 0
     for path in paths:
         try:
-            with Image.open(path) as image:
-                sizes.append(image.size)
-        except OSError:
+            with os.fdopen(open_regular(path), "rb") as file, Image.open(file) as image:
+                sizes.append(upright_size(image))
+                turned += image.format == "JPEG" and image.getexif().get(ORIENTATION, 1) != 1
+        except Exception:  # Pillow's plugins raise nearly anything on damaged files
             continue
     if not sizes:
-        return "-"
+        return "-", 0
     (low_w, low_h), (high_w, high_h) = np.min(sizes, 0), np.max(sizes, 0)
-    return f"{low_w}x{low_h}" + ("" if (low_w, low_h) == (high_w, high_h) else f"-{high_w}x{high_h}")
+    return f"{low_w}x{low_h}" + ("" if (low_w, low_h) == (high_w, high_h) else f"-{high_w}x{high_h}"), turned
+
+
+def repeated(splits: Splits) -> list[str]:
+    """Images of the same content: how many within a part, and in two parts at once."""
+    parts = [part for part in PARTS for _ in getattr(splits, part).paths]
+    paths = [path for part in PARTS for path in getattr(splits, part).paths]
+    lines = []
+    groups = same_content(paths)
+    for i, first in enumerate(PARTS):
+        for second in PARTS[i:]:
+            pairs = [pair for group in groups if (pair := _pair(group, parts, first, second))]
+            if not pairs:
+                continue
+            where = f"more than once in {first}" if first == second else f"both in {first} and in {second}"
+            lines.append(f"  images that are {where}: {len(pairs):,}")
+            lines += [f"    {paths[a]} = {paths[b]}" for a, b in pairs[:3]]
+    return lines
+
+
+def _pair(group: list[int], parts: list[str], first: str, second: str) -> tuple[int, int] | None:
+    """One image of each of two parts (two of the same one) in a group of equal files."""
+    here = [i for i in group if parts[i] == first]
+    there = here[1:] if first == second else [i for i in group if parts[i] == second]
+    return (here[0], there[0]) if here and there else None
+
+
+def per_camera(splits: Splits) -> str:
+    """How many images each camera has, over all parts."""
+    cams = np.concatenate([getattr(splits, part).cams for part in PARTS])
+    numbers, counts = np.unique(cams, return_counts=True)
+    named = [
+        (f"{number} ({splits.cameras[number]})" if number in splits.cameras else str(number), count)
+        for number, count in zip(numbers.tolist(), counts.tolist())
+    ]
+    more = f", and {len(named) - NAMED} more cameras" if len(named) > NAMED else ""
+    named = [("unknown" if name == str(UNKNOWN) else name, count) for name, count in named]
+    return ", ".join(f"{name} {count:,}" for name, count in named[:NAMED]) + more
+
+
+def table(splits: Splits) -> tuple[list[str], int]:
+    """Sizes of the three parts, a line each, and how many photographs lie on their side."""
+    lines = [
+        f"  {'':8}{'identities':>11}{'images':>9}{'cameras':>9}{'in 1 camera':>13}{'junk':>7}  width x height"
+    ]
+    all_turned = 0
+    for part in PARTS:
+        split: Split = getattr(splits, part)
+        if not len(split):
+            lines.append(f"  {part:8}{'none':>11}" + (f"{split.junk:>38,}" if split.junk else ""))
+            continue
+        sizes, turned = heads(split.paths)
+        all_turned += turned
+        identities = f"{split.num_identities:,}" if split.num_identities else "unknown"
+        lines.append(
+            f"  {part:8}{identities:>11}{len(split):>9,}{split.num_cameras:>9}"
+            f"{single_camera_identities(split):>13,}{split.junk:>7,}  {sizes}"
+        )
+    return lines, all_turned
 
 
 def report(splits: Splits, workers: int, tried: bool) -> list[str]:
     """A table of the three splits, and what is odd about them."""
-    lines = [f"{splits.name}  {splits.root}"]
-    lines.append(
-        f"  {'':8}{'identities':>11}{'images':>9}{'cameras':>9}{'in 1 camera':>13}{'junk':>7}  width x height"
-    )
-    bad: list[tuple[str, str]] = []
-    parts = {"train": splits.train, "query": splits.query, "gallery": splits.gallery}
-    for part, split in parts.items():
+    lines, turned = table(splits)
+    lines = [
+        f"{splits.name}  {splits.root}",
+        *lines,
+        f"  images of each camera (number, count): {per_camera(splits)}",
+    ]
+    if unknown := int((splits.train.pids == UNKNOWN).sum()):
         lines.append(
-            f"  {part:8}{split.num_identities:>11,}{len(split):>9,}{split.num_cameras:>9}"
-            f"{single_camera_identities(split):>13,}{split.junk:>7,}  {size_range(split.paths)}"
+            f"  images of unknown identity (-1): {unknown:,}; a target may have them, a source goes without"
         )
-        if tried:
-            corrupt = decode_all(split.paths, (*SMALL, "bilinear"), "", workers, True)[1]
-            bad += [(split.paths[row], why) for row, why in sorted(corrupt.items())]
-    unmatched = queries_without_match(splits.query, splits.gallery)
-    lines.append(f"  queries without a match in another camera: {unmatched:,} of {len(splits.query):,}")
-    lines.append(f"  files that do not decode: {len(bad) if tried else 'not tried'}")
-    lines += [f"    {path}  {why}" for path, why in bad[:20]]
-    lines += [f"    and {len(bad) - 20:,} more"] * (len(bad) > 20)
-    return lines + [f"  warning: {warning}" for warning in splits.warnings]
+    if splits.scored:
+        unmatched = queries_without_match(splits.query, splits.gallery)
+        lines.append(f"  queries without a match in another camera: {unmatched:,} of {len(splits.query):,}")
+    else:
+        lines.append("  no query and gallery with identities: nothing can be scored")
+    if turned:
+        lines.append(f"  photographs turned upright (EXIF orientation): {turned:,}")
+    return (
+        lines
+        + (checked_files(splits, workers) if tried else ["  files that do not decode: not tried"])
+        + [f"  warning: {warning}" for warning in splits.warnings]
+    )
+
+
+def checked_files(splits: Splits, workers: int) -> list[str]:
+    """Files that do not decode, and images that are there more than once."""
+    bad: list[tuple[str, str]] = []
+    for part in PARTS:
+        paths = getattr(splits, part).paths
+        corrupt = decode_all(paths, (*SMALL, "bilinear"), "", workers, True)[1]
+        bad += [(paths[row], why) for row, why in sorted(corrupt.items())]
+    lines = [f"  files that do not decode: {len(bad)}"]
+    lines += [f"    {path}  {why}" for path, why in bad[:NAMED]]
+    lines += [f"    and {len(bad) - NAMED:,} more"] * (len(bad) > NAMED)
+    return lines + (repeated(splits) or ["  images that are there twice: 0"])
 
 
 def spread(rows: np.ndarray, count: int) -> np.ndarray:
@@ -84,14 +167,18 @@ def spread(rows: np.ndarray, count: int) -> np.ndarray:
 
 
 def contact_sheet(splits: Splits, identities: int = 8, images: int = 12) -> Image.Image:
-    """Identities of the training split, a row each, their images in the order of cameras, the camera beneath."""
+    """Identities of the training split, a row each, their images in the order of cameras, the camera beneath.
+
+    Where no identity is known each row is a camera; without training images the gallery is shown.
+    """
     height, width = TILE
-    split = splits.train
-    chosen = spread(np.unique(split.pids), identities)
+    split = splits.train if len(splits.train) else splits.gallery
+    keys = split.pids if split.num_identities else split.cams
+    chosen = spread(np.unique(keys[keys != UNKNOWN]) if split.num_identities else np.unique(keys), identities)
     sheet = Image.new("RGB", ((width + 4) * images, (height + 16) * len(chosen)), "white")
     draw = ImageDraw.Draw(sheet)
-    for line, pid in enumerate(chosen):
-        rows = np.flatnonzero(split.pids == pid)
+    for line, key in enumerate(chosen):
+        rows = np.flatnonzero(keys == key)
         rows = spread(rows[np.argsort(split.cams[rows], kind="stable")], images)
         for column, row in enumerate(rows):
             corner = (column * (width + 4), line * (height + 16))
@@ -102,6 +189,13 @@ def contact_sheet(splits: Splits, identities: int = 8, images: int = 12) -> Imag
                 draw.rectangle((*corner, corner[0] + width, corner[1] + height), outline="red")
             draw.text((corner[0] + 2, corner[1] + height), f"c{split.cams[row]}", fill="black")
     return sheet
+
+
+def sheet_name(name: str, subset: str) -> str:
+    """What the contact sheet of a dataset is called: "market", "cuhk-labeled", "folder-mine"."""
+    kind, tail = canonical(name)
+    parts = [kind] + [subset] * (kind == "cuhk") + [Path(tail).stem] * bool(tail)
+    return re.sub(r"[^\w.-]+", "-", "-".join(parts))
 
 
 def found_below(root: Path) -> list[tuple[str, str]]:
@@ -123,14 +217,14 @@ def _arguments(arguments: list[str] | None) -> argparse.Namespace:
         prog="crossreid datasets", description="Check datasets and draw a contact sheet of each."
     )
     parser.add_argument(
-        "names", nargs="*", metavar="NAME", help="market, duke, synthetic:summer, csv:FILE, ..."
+        "names", nargs="*", metavar="NAME", help="market, duke, csv:FILE, folder:FOLDER, cameras:FOLDER, ..."
     )
     parser.add_argument("--root", type=Path, help="folder of the datasets (default: REID_DATASETS or ./data)")
     parser.add_argument("--subset", choices=("labeled", "detected"), default="labeled", help="of CUHK03-NP")
     parser.add_argument(
         "--output", type=Path, default=Path("logs/datasets"), help="folder for contact sheets"
     )
-    parser.add_argument("--no-decode", action="store_true", help="do not try to decode every file")
+    parser.add_argument("--no-decode", action="store_true", help="do not decode or compare the files")
     parser.add_argument("--workers", type=int, default=available_cores(), help="decoding processes")
     return parser.parse_args(arguments)
 
@@ -151,9 +245,8 @@ def _main(arguments: argparse.Namespace) -> None:
     except OSError as error:
         raise DatasetError(f"--output {arguments.output} cannot be made: {error}") from None
     for name, subset in wanted:
-        splits = load(name, root, subset=subset)
+        splits = load(name, root, subset=subset, missing="keep")
         print("\n".join(report(splits, arguments.workers, not arguments.no_decode)))
-        label = splits.name.replace(":", "-") + (f"-{subset}" if splits.name == "cuhk" else "")
-        path = arguments.output / f"{label}.png"
+        path = arguments.output / f"{sheet_name(name, subset)}.png"
         contact_sheet(splits).save(path)
         print(f"  contact sheet: {path}\n")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 import torch.distributed as dist
+from numpy.typing import NDArray
 from torch import nn
 from torch.nn import functional as F
 from yacs.config import CfgNode
@@ -30,6 +31,7 @@ def extract(
     batch_size: int = 256,
     flip: bool = False,
     label: str = "features",
+    rows: NDArray[np.int64] | None = None,
 ) -> Features:
     """Features of every image of a split, on every rank, in the split's order.
 
@@ -39,30 +41,32 @@ def extract(
         extractor: images [B, 3, H, W] to features [B, D] in evaluation mode; its mode is restored.
         transform: the evaluation transform.
         flip: add the features of the mirrored images, as L2-normalised vectors.
+        rows: images wanted, [n]; None: all N.
 
     Returns:
         Features with float32 vectors [N, D] on the CPU.
     """
-    share = np.array_split(np.arange(len(images)), ranks.world)[ranks.rank]
+    wanted = np.arange(len(images)) if rows is None else rows
+    share = np.array_split(wanted, ranks.world)[ranks.rank]
     mode = extractor.training
     extractor.eval()
     bar = progress_bar(len(share), label, enabled=ranks.first)
     parts = []
-    for rows in np.array_split(share, max(1, -(-len(share) // batch_size))):
-        if not len(rows):
+    for part in np.array_split(share, max(1, -(-len(share) // batch_size))):
+        if not len(part):
             continue
-        batch = images.__getitems__(rows)
+        batch = images.__getitems__(part)
         pixels = transform(batch.images.to(ranks.device, non_blocking=True), None)
         with precision.autocast(), for_evaluation():
             vectors = extractor(pixels).float()
             if flip:
                 vectors = F.normalize(vectors) + F.normalize(extractor(pixels.flip(3)).float())
         parts.append(vectors.cpu())
-        bar.update(len(rows))
+        bar.update(len(part))
     bar.close()
     extractor.train(mode)
     vectors = torch.cat(parts) if parts else torch.empty(0, 0)
-    split = images.split
+    split = images.split if rows is None else images.split.take(rows)
     return Features(
         gather_rows(vectors, ranks),
         torch.from_numpy(split.pids),

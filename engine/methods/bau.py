@@ -23,7 +23,7 @@ from crossreid.datasets.color import uniform as drawn
 from crossreid.datasets.transforms import Compose, Normalize, RandomErasing, Transform
 from crossreid.engine.augmentation import geometry
 from crossreid.engine.data import Data
-from crossreid.engine.distributed import joined
+from crossreid.engine.distributed import gathered
 from crossreid.engine.errors import InputError
 from crossreid.engine.evaluation.extraction import extract
 from crossreid.engine.log import LOGGER
@@ -148,8 +148,8 @@ class Alignment:
                 found = parts.network(torch.cat([*weak, *strong]))
             half = len(pids)
             features = torch.cat([found.pooled[:half], found.units[:half], found.units[half:]], dim=1)
-            pooled, w, s = joined(features.float(), ranks).chunk(3, dim=1)
-            everyone = ranks.stack(pids).flatten()
+            pooled, w, s = gathered(features.float(), ranks).chunk(3, dim=1)
+            everyone = gathered(pids, ranks)
             losses = self.pair_losses(pooled, w, s, everyone, of_prototypes)
             smoothing = settings.LABEL_SMOOTHING
             losses["id"] = F.cross_entropy(found.logits.float(), pids, label_smoothing=smoothing)

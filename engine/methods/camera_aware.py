@@ -65,6 +65,14 @@ def build(cfg: CfgNode, data: Data) -> Method:
             LOGGER.info("filling the memory with the features of %d target images", len(target.images))
             features = extract(net, target.images, data.plain, ranks, parts.precision, label="memory")
             memory.features.copy_(F.normalize(features.vectors))
+        if epoch == settings.SOURCE_EPOCHS + 2 and settings.MEMORY_INIT == "first":
+            empty = (memory.features == 0).all(1).nonzero().flatten().cpu().numpy()
+            if len(empty):
+                LOGGER.info("filling the memory rows of %d target images that epoch 1 left out", len(empty))
+                found = extract(
+                    net, target.images, data.plain, ranks, parts.precision, label="memory", rows=empty
+                )
+                memory.features[torch.from_numpy(empty)] = F.normalize(found.vectors).to(memory.features)
 
     step = adaptation_step(cfg, data, parts, memory)
     return Method(step, net, state, parts.scheduler, prepare, direct_transfer(settings.SOURCE_EPOCHS))

@@ -18,11 +18,11 @@ from yacs.config import CfgNode
 
 from crossreid.datasets import Batch
 from crossreid.engine.data import Data
+from crossreid.engine.distributed import gathered
 from crossreid.engine.evaluation.extraction import extract
 from crossreid.engine.method import Method, TrainStep
 from crossreid.engine.methods.common import TrainingParts, new_backbone, training_parts
-from crossreid.engine.methods.relabel import check_cameras, check_target, find_labels, repeats, tell
-from crossreid.losses import proxies
+from crossreid.engine.methods.relabel import check_cameras, check_target, find_labels, repeatsfrom crossreid.losses import proxies
 from crossreid.losses.clusters import centroids
 from crossreid.modeling.cluster_memory import ClusterMemory
 from crossreid.modeling.cluster_net import ClusterNet
@@ -38,7 +38,7 @@ def build(cfg: CfgNode, data: Data) -> Method:
     """Network, memory, labels, optimizer and training step."""
     settings, ranks = cfg.CAMERA_PROXY, data.ranks
     check_target(settings.CLUSTER, data, "CAMERA_PROXY")
-    check_cameras(data, "METHOD camera_proxy")
+    check_cameras(data, "METHOD camera_proxy", "use cluster_contrast")
     net = ClusterNet(new_backbone(cfg), pool=settings.POOL)
     new = [*net.pool.parameters(), *net.neck.parameters()]
     groups = [(net.backbone.parameters(), cfg.SOLVER.LR), (new, cfg.SOLVER.NEW_LR)]
@@ -77,8 +77,9 @@ class Proxies:
             batch_size=self.cfg.TEST.BATCH_SIZE, label="target",
         )  # fmt: skip
         units = F.normalize(found.vectors)
-        labels = find_labels(settings.CLUSTER, self.data, units, "CAMERA_PROXY", first=epoch == 1)
-        tell(labels, self.data, epoch, self.identities)
+        labels = find_labels(
+            settings.CLUSTER, self.data, units, epoch=epoch, first=epoch == 1, identities=self.identities
+        )
         own = proxies.split(torch.from_numpy(labels), torch.from_numpy(images.split.cams))
         self.labels.update(labels)
         self.own.update(own)
@@ -148,7 +149,7 @@ class Proxies:
         ranks = self.data.ranks
         if ranks.world == 1:
             return None
-        everyone = ranks.stack(cams).flatten()
+        everyone = gathered(cams, ranks)
         return proxies.shares(everyone)[ranks.rank * len(cams) :][: len(cams)] * ranks.world
 
 

@@ -23,7 +23,7 @@ from crossreid.engine.data import Data
 from crossreid.engine.evaluation.extraction import extract
 from crossreid.engine.method import Method, TrainStep
 from crossreid.engine.methods.common import TrainingParts, direct_transfer, new_backbone, training_parts
-from crossreid.engine.methods.relabel import check_target, find_labels, repeats, tell
+from crossreid.engine.methods.relabel import check_target, find_labels, repeats
 from crossreid.losses.clusters import centroids, contrast
 from crossreid.modeling.cluster_memory import ClusterMemory
 from crossreid.modeling.cluster_net import ClusterNet
@@ -94,8 +94,9 @@ class Clusters:
             return
         first = epoch == settings.SOURCE_EPOCHS + 1
         units = self._features("target")
-        labels = find_labels(settings.CLUSTER, self.data, units, "CLUSTER_CONTRAST", first=first)
-        tell(labels, self.data, epoch, self.identities)
+        labels = find_labels(
+            settings.CLUSTER, self.data, units, epoch=epoch, first=first, identities=self.identities
+        )
         rows = centroids(units, torch.from_numpy(labels))
         if self.source_rows:
             if first:

@@ -47,6 +47,7 @@ def build_network(cfg: CfgNode, num_classes: int, *, pretrained: bool = True) ->
         embedding=settings.EMBEDDING,
         dropout=settings.DROPOUT,
         frozen_stages=settings.FROZEN_STAGES,
+        shortcut_norms=settings.SHORTCUT_NORMS,
     )
 
 

@@ -24,7 +24,7 @@ from yacs.config import CfgNode
 
 from crossreid.datasets import Batch
 from crossreid.engine.data import Data, Domain
-from crossreid.engine.distributed import Ranks, averaged
+from crossreid.engine.distributed import Ranks, averaged, gathered
 from crossreid.engine.errors import InputError
 from crossreid.engine.evaluation.extraction import extract
 from crossreid.engine.log import LOGGER
@@ -41,14 +41,30 @@ __all__ = ["build", "build_extractor", "inner_adam"]
 
 def build_extractor(cfg: CfgNode) -> nn.Module:
     """The network, with weights still to be loaded."""
-    return MetaReIDNet(new_backbone(cfg, pretrained=False), scale=cfg.M3L.METABN_SCALE)
+    return build_network(cfg, pretrained=False)
+
+
+def build_network(cfg: CfgNode, *, pretrained: bool = True) -> MetaReIDNet:
+    """The network; ``M3L.STEM_RELU`` false takes the ReLU out of a ResNet's stem.
+
+    Raises:
+        InputError: a backbone that has none there.
+    """
+    backbone = new_backbone(cfg, pretrained=pretrained)
+    if not cfg.M3L.STEM_RELU:
+        if not isinstance(getattr(backbone, "relu", None), nn.ReLU):
+            raise InputError(
+                f"M3L.STEM_RELU false is for ResNets, not for MODEL.BACKBONE {cfg.MODEL.BACKBONE}: set true"
+            )
+        backbone.relu = nn.Identity()
+    return MetaReIDNet(backbone, scale=cfg.M3L.METABN_SCALE)
 
 
 def build(cfg: CfgNode, data: Data) -> Method:
     """Network, one identity memory a source, optimizer and training step."""
     ranks = data.ranks
     check_batches(cfg, data)
-    network = MetaReIDNet(new_backbone(cfg), scale=cfg.M3L.METABN_SCALE)
+    network = build_network(cfg)
     groups = [(network.backbone.parameters(), cfg.SOLVER.LR), (network.neck.parameters(), cfg.SOLVER.NEW_LR)]
     parts = training_parts(cfg, data, network, groups, wrap=False)
     memories = {name: FeatureMemory(d.num_identities, network.dim) for name, d in data.domains.items()}
@@ -163,8 +179,9 @@ class Learner:
             name: of the source.
             images: [B, 3, H, W].
             pids: [B].
-            params: used instead of the network's, which then keeps its running statistics; {}: the network's own
-                parameters without touching those. None: an ordinary pass.
+            params: used instead of the network's, which then keeps its running statistics, unless
+                ``M3L.TEST_STATISTICS`` says otherwise; {}: the network's own parameters without touching those.
+                None: an ordinary pass.
             options: of ``MetaReIDNet.forward``.
         """
         settings = self.settings
@@ -173,6 +190,8 @@ class Learner:
                 features = self.network(images, **options)
             else:
                 buffers = {key: buffer.clone() for key, buffer in self.network.named_buffers()}
+                if params and settings.TEST_STATISTICS == "network":
+                    buffers = {}
                 features = functional_call(self.network, {**params, **buffers}, (images,), options)
         terms = []
         if settings.MEMORY_WEIGHT:
@@ -180,7 +199,10 @@ class Learner:
             losses = [F.cross_entropy(s / settings.TEMPERATURE, pids) for s in similarities]
             terms.append(settings.MEMORY_WEIGHT * torch.stack(losses).mean())
         if settings.TRIPLET_WEIGHT:
-            triplet = batch_hard(features.pooled, pids, margin=settings.TRIPLET_MARGIN)
+            pooled = features.pooled
+            if settings.TRIPLET_BATCH == "all":
+                pooled, pids = gathered(pooled, self.ranks), gathered(pids, self.ranks)
+            triplet = batch_hard(pooled, pids, margin=settings.TRIPLET_MARGIN)
             terms.append(settings.TRIPLET_WEIGHT * triplet)
         return torch.stack(terms).sum()
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from yacs.config import CfgNode
 
 from crossreid import configs
+from crossreid.configs.overrides import set_apart
 from crossreid.engine.distributed import Nodes, connect, disconnect, parse_devices, read_nodes
 from crossreid.engine.errors import USER_ERRORS, InputError, fail, guarded
 
@@ -29,9 +30,10 @@ def _main(arguments: list[str] | None) -> None:
     )
     parser.add_argument("--devices", default="cpu", help="GPU ids like 0,1, or cpu, or cpu:2 (two processes)")
     parser.add_argument("config", help="YAML file, for example configs/demo.yml")
-    parser.add_argument("overrides", nargs=argparse.REMAINDER, help="KEY VALUE pairs")
-    options = parser.parse_args(arguments)
-    cfg = configs.load(options.config, options.overrides)
+    parser.add_argument("overrides", nargs=argparse.REMAINDER, help="KEY VALUE, KEY=VALUE or --KEY=VALUE")
+    plain, assigned = set_apart(sys.argv[1:] if arguments is None else arguments)
+    options = parser.parse_args(plain)
+    cfg = configs.load(options.config, [*options.overrides, *assigned])
     devices, nodes = parse_devices(options.devices), read_nodes(os.environ)
     _check_batch(cfg, len(devices) * nodes.count)
     if len(devices) * nodes.count == 1:

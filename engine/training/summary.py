@@ -54,7 +54,7 @@ def introduce(
     together = cfg.MODEL.BN_GROUP or share * len(data.domains)
     LOGGER.info(
         "batch %d: %d images a domain, %d a domain on each process, and batch norm sees %d at once%s",
-        cfg.DATALOADER.BATCH_SIZE, data.batch_size, share, together,
+        data.batch_size * len(data.domains), data.batch_size, share, together,
         " (synchronised)" if cfg.MODEL.SYNC_BN and ranks.world > 1 else "",
     )  # fmt: skip
     if resume:

@@ -56,3 +56,44 @@ def test_nothing_found(tmp_path: Path) -> None:
     done = run("market", root=tmp_path)
     assert done.returncode == 2
     assert "Market-1501-v15.09.15  (not there)" in done.stderr
+
+
+def test_cameras_without_labels_repeated_and_turned_images(tmp_path: Path) -> None:
+    root = tmp_path / "own"
+    for seed, name in enumerate(["hall/1.jpg", "hall/2.jpg", "yard/1.jpg", "yard/2.jpg"]):
+        trees.picture(root / name, seed)
+    (root / "yard" / "again.jpg").write_bytes((root / "hall" / "2.jpg").read_bytes())
+    exif = Image.Exif()
+    exif[0x112] = 6
+    Image.open(root / "hall" / "1.jpg").save(root / "yard" / "2.jpg", exif=exif)
+    done = run(f"cameras:{root}", "--output", tmp_path / "sheets", root=tmp_path)
+    assert done.returncode == 0, done.stderr
+    lines = [" ".join(line.split()) for line in done.stdout.splitlines()]
+    for line in (
+        "train unknown 5 2 0 0 32x32-64x64",
+        "gallery none",
+        "images of each camera (number, count): 1 (hall) 2, 2 (yard) 3",
+        "images of unknown identity (-1): 5; a target may have them, a source goes without",
+        "no query and gallery with identities: nothing can be scored",
+        "photographs turned upright (EXIF orientation): 1",
+        "images that are more than once in train: 1",
+        f"{root}/hall/2.jpg = {root}/yard/again.jpg",
+    ):
+        assert line in lines, done.stdout
+    (sheet,) = (tmp_path / "sheets").iterdir()
+    with Image.open(sheet) as picture:
+        assert picture.size == (12 * 68, 2 * 144)  # a row each camera
+
+
+def test_an_image_in_train_and_query_is_reported(tmp_path: Path) -> None:
+    root = tmp_path / "own"
+    for seed, name in enumerate(["train/1_c1.jpg", "train/1_c2.jpg", "query/5_c1.jpg", "gallery/5_c2.jpg"]):
+        trees.picture(root / name, seed)
+    (root / "query" / "6_c1.jpg").write_bytes((root / "train" / "1_c2.jpg").read_bytes())
+    done = run(f"folder:{root}", "folder", "--output", tmp_path / "sheets", "--root", root, root=tmp_path)
+    lines = [" ".join(line.split()) for line in done.stdout.splitlines()]
+    assert lines.count("images that are both in train and in query: 1") == 2, done.stdout
+    assert f"{root}/train/1_c2.jpg = {root}/query/6_c1.jpg" in lines
+    assert not any("in gallery" in line or "more than once" in line for line in lines)
+    assert "images that are there twice: 0" not in lines
+    assert sorted(path.name for path in (tmp_path / "sheets").iterdir()) == ["folder-own.png", "folder.png"]

@@ -34,13 +34,8 @@ def test_one_step(path: Path, domains: Path, tmp_path: Path) -> None:
     if cfg.METHOD == "disentangle":
         arguments += ["DISENTANGLE.SOURCE_EPOCHS", "0", "DISENTANGLE.DECODER_WIDTHS", "[16, 16, 16, 16]"]
         arguments += ["MODEL.BACKBONE", "tiny" if cfg.MODEL.BACKBONE == "tiny" else "resnet18"]
-    if cfg.METHOD == "m3l":
-        arguments += [
-            "M3L.PLAIN_EPOCHS",
-            "0",
-            "MODEL.BACKBONE",
-            "tiny",
-        ]  # the templates differ in their domains alone
+    if cfg.METHOD == "m3l":  # the templates differ in their domains alone
+        arguments += ["M3L.PLAIN_EPOCHS", "0", "M3L.STEM_RELU", "true", "MODEL.BACKBONE", "tiny"]
     if cfg.METHOD in ("cluster_contrast", "camera_proxy", "bau"):
         arguments += ["DATALOADER.INSTANCES", "2", "MODEL.BACKBONE", "tiny", "MODEL.BN_GROUP", "0"]
     if cfg.METHOD in ("cluster_contrast", "camera_proxy"):

@@ -205,10 +205,10 @@ def test_masks_move_with_their_images(domains: Path, tmp_path: Path, monkeypatch
 @pytest.mark.parametrize(
     ("fault", "told"),
     [
-        ("skip", r"1 of \d+ training images of synthetic:summer have no mask, first .*\.png; add them"),
+        ("skip", r"1 of \d+ training images of synthetic:winter have no mask, first .*\.png; add them"),
         (
             "size",
-            r"masks/synthetic-summer/.*\.png has 20x30 pixels, its image .* has 32x64; a mask needs its",
+            r"masks/synthetic-winter/.*\.png has 20x30 pixels, its image .* has 32x64; a mask needs its",
         ),
         ("mode", r"\.png is not grey \(mode RGB\)"),
     ],
@@ -221,7 +221,7 @@ def test_bad_masks(domains: Path, tmp_path: Path, fault: str, told: str) -> None
 
 
 def test_missing_mask_folder(domains: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"have no mask, first .*nowhere/synthetic-summer"):
+    with pytest.raises(InputError, match=r"have no mask, first .*nowhere/synthetic-winter"):
         build(domains, tmp_path, "DISENTANGLE.MASK_DIR", str(tmp_path / "nowhere"))
 
 

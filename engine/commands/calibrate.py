@@ -1,0 +1,100 @@
+"""Thresholds for a wanted false match rate: crossreid calibrate INDEX|FEATURES [--fmr 1e-3] [--png F].
+
+FEATURES is a *-query.npz or *-gallery.npz of eval.py (labelled), INDEX one of crossreid index. Identities are used
+where they are known (a CSV with pid); otherwise photos or tracks of one camera at one moment are different people, and
+a track is one person. The result is stored in the index, or beside the features, and in the checkpoint.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from crossreid.engine.errors import InputError, guarded
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from crossreid.engine.deploy.calibration import Calibration, Truth
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """The command; ``arguments`` default to the command line's."""
+    guarded(lambda: _main(arguments))
+
+
+def _main(arguments: list[str] | None) -> None:
+    parser = argparse.ArgumentParser(
+        prog="crossreid calibrate", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("source", type=Path, metavar="INDEX|FEATURES")
+    parser.add_argument("--fmr", type=float, default=1e-3, help="false match rate of the stored threshold")
+    parser.add_argument("--distinct", action="store_true", help="photos of a camera are all different people")
+    parser.add_argument("--png", type=Path, metavar="F", help="histograms; default: beside the result")
+    parser.add_argument("--checkpoint", type=Path, help="to store the result in; default: the index's")
+    options = parser.parse_args(arguments)
+    if not 0 < options.fmr < 0.5:
+        raise InputError(f"--fmr {options.fmr}: give a rate between 0 and 0.5, such as 1e-3")
+
+    from crossreid.engine.deploy.calibration import calibrate, draw, table
+
+    vectors, truth, digest, checkpoint, keep = _read(options.source, options.distinct)
+    result = calibrate(vectors, truth, wanted=options.fmr)
+    summary = result.summary(options.fmr, digest)
+    print(table(result))
+    picture = options.png or keep(summary, result)
+    draw(picture, result)
+    print(f"histograms: {picture}")
+    _store_in_checkpoint(options.checkpoint or checkpoint, summary)
+
+
+def _read(source: Path, distinct: bool) -> tuple[np.ndarray, Truth, str, Path | None, Any]:
+    """Vectors, what is known of them, the digest, the checkpoint, and what keeps the result."""
+    from crossreid.engine.deploy.calibration import from_cameras, from_labels, read_features
+    from crossreid.engine.deploy.index import open_index
+
+    if source.suffix == ".npz":
+        vectors, pids, cams = read_features(source)
+
+        def beside(summary: dict[str, Any], result: Calibration) -> Path:
+            import json
+
+            path = source.with_name(f"{source.stem}-calibration.json")
+            path.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+            print(f"stored: {path}")
+            return path.with_suffix(".png")
+
+        return vectors, from_labels(pids, cams), "", None, beside
+    index = open_index(source)
+    columns = index.columns
+    if (columns.persons >= 0).any() and not distinct:
+        truth = from_labels(columns.persons, columns.cameras)
+    else:
+        truth = from_cameras(
+            columns.cameras, columns.times, columns.tracks, distinct=distinct, origin=str(source)
+        )
+
+    def inside(summary: dict[str, Any], result: Calibration) -> Path:
+        index.remember(calibration=summary)
+        print(f"stored: {source}")
+        return source / "calibration.png"
+
+    return index.vectors, truth, index.digest, Path(index.meta["checkpoint"]), inside
+
+
+def _store_in_checkpoint(path: Path | None, summary: dict[str, Any]) -> None:
+    from crossreid.engine import checkpoint
+    from crossreid.engine.deploy.embedder import Embedder
+
+    if path is None:
+        return
+    if not path.is_file():
+        print(f"not stored in the checkpoint: {path} is not there")
+        return
+    digest = Embedder(path, device="cpu").digest
+    if summary["digest"] not in ("", digest):
+        print(f"not stored in the checkpoint: {path} holds another network or other preprocessing")
+        return
+    checkpoint.save(path, {**checkpoint.read_checkpoint(path), "calibration": {**summary, "digest": digest}})
+    print(f"stored: {path}")

@@ -1,0 +1,124 @@
+"""Thresholds: the order statistic by hand, the rate on fresh people, cameras and moments, what is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from crossreid import Embedder
+from crossreid.engine.commands import main
+from crossreid.engine.deploy.calibration import calibrate, from_cameras, from_labels
+from crossreid.engine.deploy.index import build_index, open_index
+from crossreid.engine.deploy.photos import list_photos
+from crossreid.engine.errors import InputError
+from crossreid.modeling.weights import read_checkpoint
+
+
+def people(
+    seed: int, count: int, photos: int = 8, dim: int = 16
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Unit vectors [N, D] around a centre a person, identities, cameras."""
+    rng = np.random.default_rng(seed)
+    pids = np.repeat(np.arange(count), photos)
+    vectors = rng.standard_normal((count, dim))[pids] + 0.4 * rng.standard_normal((len(pids), dim))
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    return vectors.astype(np.float32), pids, np.tile(np.arange(photos) % 4, count)
+
+
+def rates_by_hand(
+    vectors: np.ndarray, pids: np.ndarray, cams: np.ndarray, threshold: float
+) -> tuple[float, float]:
+    """False match rate over all pairs of different people, and the share of cross-camera pairs of one person found."""
+    wrong, right = [], []
+    for i in range(len(vectors)):
+        for j in range(i + 1, len(vectors)):
+            score = float(vectors[i] @ vectors[j])
+            if pids[i] != pids[j]:
+                wrong.append(score >= threshold)
+            elif cams[i] != cams[j]:
+                right.append(score >= threshold)
+    return float(np.mean(wrong)), float(np.mean(right))
+
+
+def test_the_threshold_is_the_order_statistic() -> None:
+    vectors, pids, cams = people(0, 20, 5)
+    result = calibrate(vectors, from_labels(pids, cams), (1e-2, 5e-3))
+    assert result.different_pairs == 100 * 95 // 2
+    for t in result.thresholds:
+        wrong, right = rates_by_hand(vectors, pids, cams, t.threshold)
+        assert int(t.rate * result.different_pairs) - 1 <= round(wrong * result.different_pairs)
+        assert wrong <= t.rate
+        assert t.hits == pytest.approx(right, abs=1e-9)
+        assert t.low <= t.threshold <= t.high
+        assert t.rate_low <= wrong <= t.rate_high
+
+
+def test_fresh_people_meet_the_rate_within_its_interval() -> None:
+    """In at least 17 of 20 draws (95 % intervals): the rate on others, with their own interval."""
+    reached = 0
+    for seed in range(20):
+        t = calibrate(*_with_truth(people(seed, 60, 4)), (1e-2,)).thresholds[0]
+        vectors, pids, _ = people(1000 + seed, 60, 4)
+        scores = vectors @ vectors.T
+        wrong = float(np.mean(scores[pids[:, None] < pids] >= t.threshold))
+        spread = (t.rate_high - t.rate_low) / 2
+        reached += abs(wrong - t.rate) <= np.sqrt(2) * spread
+    assert reached >= 17
+
+
+def _with_truth(made: tuple[np.ndarray, np.ndarray, np.ndarray]) -> tuple[np.ndarray, object]:
+    return made[0], from_labels(made[1], made[2])
+
+
+def test_cameras_and_moments_tell_people_apart() -> None:
+    cameras = np.array([0, 0, 0, 1, 1, 0])
+    times = np.array([1.0, 1.0, 3.0, 1.0, np.nan, 5.0])
+    tracks = np.array([0, -1, 0, -1, -1, 1])
+    truth = from_cameras(cameras, times, tracks)
+    masks = [truth.pairs(row) for row in range(6)]
+    same = [np.flatnonzero(m[0]).tolist() for m in masks]
+    other = [np.flatnonzero(m[1]).tolist() for m in masks]
+    assert same == [[0, 2], [], [0, 2], [], [], [5]]
+    assert [sorted(set(rows) - {i}) for i, rows in enumerate(other)] == [[1], [0, 2], [1], [], [], []]
+    with pytest.raises(InputError, match="--distinct"):
+        from_cameras(cameras, np.full(6, np.nan), tracks)
+
+
+def test_the_command(
+    checkpoint: Path, cameras: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = ["path,camera,time"]
+    for number, photo in enumerate(list_photos(cameras)):
+        lines.append(f"{photo.path},{photo.camera},{number // 12}")
+    (tmp_path / "list.csv").write_text("\n".join(lines))
+    build_index(Embedder(checkpoint, device="cpu"), tmp_path / "list.csv", tmp_path / "index")
+    main(["calibrate", str(tmp_path / "index"), "--fmr", "0.1"])
+    told = capsys.readouterr().out
+    assert "at the same moment are different people" in told
+    stored = open_index(tmp_path / "index").meta["calibration"]
+    assert stored == Embedder(checkpoint, device="cpu").calibration
+    assert stored["different"] < stored["same"] == stored["thresholds"]["0.1"]["threshold"]
+    assert (tmp_path / "index/calibration.png").read_bytes()[:4] == b"\x89PNG"
+    assert "progress" in read_checkpoint(checkpoint)  # all else stayed
+
+    with pytest.raises(SystemExit):
+        main(["calibrate", str(tmp_path / "index"), "--fmr", "1e-4"])
+    error = capsys.readouterr().err
+    assert "needs 100,000 pairs of different people" in error
+    assert "the smallest rate they show" in error
+    build_index(Embedder(checkpoint, device="cpu"), cameras, tmp_path / "timeless")
+    with pytest.raises(SystemExit):
+        main(["calibrate", str(tmp_path / "timeless")])
+    assert "--distinct" in capsys.readouterr().err
+
+
+def test_labelled_features(checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["eval", "cpu", str(checkpoint), "--features-only"])
+    saved = checkpoint.parents[2] / "features/synthetic-winter/demo-last-query.npz"
+    main(["calibrate", str(saved), "--fmr", "0.05"])
+    assert "identities as labelled" in capsys.readouterr().out
+    kept = json.loads(saved.with_name("demo-last-query-calibration.json").read_text())
+    assert kept["fmr"] == 0.05

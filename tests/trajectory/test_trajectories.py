@@ -1,0 +1,42 @@
+"""Whole training steps against recordings of the published programs: the checkers of this folder, each in a process."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+FOLDER = Path(__file__).parent
+ROOT = FOLDER.parents[1]
+RUNS = {
+    "camera_aware": [],
+    "ecn": [],
+    "ecn, frozen": ["--require", "frozen", "--set", "ECN.SHORTCUT_NORMS", "frozen"],
+    "m3l": [],
+    "m3l, own": [
+        "--tolerance",
+        "1e-5",
+        "--require",
+        "own",
+        "--set",
+        "M3L.STEM_RELU",
+        "true",
+        "M3L.TEST_STATISTICS",
+        "copies",
+    ],
+}
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_steps_are_the_published_programs(name: str) -> None:
+    program, *_ = name.split(",")
+    command = [sys.executable, str(FOLDER / f"trajectory_{program}.py"), str(ROOT), "--tolerance", "1e-6"]
+    done = subprocess.run([*command, *RUNS[name]], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+
+
+def test_every_checker_runs() -> None:
+    programs = {path.stem.removeprefix("trajectory_") for path in FOLDER.glob("trajectory_*.py")}
+    assert programs == {name.partition(",")[0] for name in RUNS}
