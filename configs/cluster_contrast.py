@@ -29,12 +29,10 @@ KEYS.CLUSTER.K1_INTRA = number(5, 1, 1e4)  # ca_jaccard: neighbours of the same 
 KEYS.CLUSTER.K1_INTER = number(20, 1, 1e4)  # ca_jaccard: neighbours of other cameras
 KEYS.CLUSTER.K2_INTRA = number(2, 1, 1e4)  # ca_jaccard: images of the same camera averaged over; at first 3
 KEYS.CLUSTER.K2_INTER = number(4, 1, 1e4)  # ca_jaccard: images of other cameras averaged over; at first 3
-KEYS.CLUSTER.INDEX = choice(
-    "exact", "faiss"
-)  # jaccard: search for neighbours; faiss: approximate, for more than exact can do
+KEYS.CLUSTER.INDEX = choice("exact", "faiss")  # jaccard: search for neighbours; faiss: approximate
 KEYS.CLUSTER.EPS = number(
     0.6, 0.001, 0.999
-)  # radius of DBSCAN; grows in steps of 0.05 up to 0.8 where it finds no two clusters
+)  # radius of DBSCAN; grows by 0.05 up to 0.8 where there are no two clusters
 KEYS.CLUSTER.MIN_SAMPLES = number(4, 1, 1e4)  # images within the radius that make a core, itself included
 KEYS.CLUSTER.CAMERA_NORM = flag(False)  # normalise features within each camera before clustering
 KEYS.CLUSTER.DROP_SINGLE_CAMERA = flag(False)  # leave out clusters that one camera alone has seen

@@ -29,7 +29,7 @@ class _Grouped:
             )
         norm: nn.BatchNorm2d = self  # type: ignore[assignment]
         parts = x.split(self.group)
-        means = torch.zeros(len(parts), norm.num_features, device=x.device)
+        means = torch.zeros(len(parts), norm.num_features, device=x.device, dtype=norm.weight.dtype)
         variances = torch.zeros_like(means)
         done = [
             F.batch_norm(part, mean, variance, norm.weight, norm.bias, True, 1.0, norm.eps)

@@ -38,15 +38,21 @@ class ClusterNet(nn.Module):
         Returns:
             [B, D]: in evaluation the neck's output, the retrieval feature; in training unit rows.
         """
-        for module in self.modules():
-            if isinstance(module, DomainNorm):
-                module.joint = joint
+        norms = [module for module in self.modules() if isinstance(module, DomainNorm)]
+        for module in norms:
+            module.joint = joint
         pooled = self.pool(self.backbone(images))
         if isinstance(self.neck, SplitBatchNorm1d):
             neck = torch.cat(self.neck(pooled)) if joint and self.training else self.neck.whole(pooled)
         else:
             neck = self.neck(pooled)
-        return F.normalize(neck) if self.training else neck
+        if not self.training:
+            return neck
+        units = F.normalize(neck)
+        if norms and not joint:  # the source's norms are idle: their gradient is 0, not missing
+            idle = [p.sum() for norm in norms for p in norm.source.parameters() if p.requires_grad]
+            units = units + 0 * torch.stack(idle).sum()
+        return units
 
     def begin_joint(self) -> None:
         """Let the source's batch norms begin as the target's are now."""

@@ -22,7 +22,8 @@ from crossreid.engine.distributed import gathered
 from crossreid.engine.evaluation.extraction import extract
 from crossreid.engine.method import Method, TrainStep
 from crossreid.engine.methods.common import TrainingParts, new_backbone, training_parts
-from crossreid.engine.methods.relabel import check_cameras, check_target, find_labels, repeatsfrom crossreid.losses import proxies
+from crossreid.engine.methods.relabel import check_cameras, check_target, find_labels, repeats
+from crossreid.losses import proxies
 from crossreid.losses.clusters import centroids
 from crossreid.modeling.cluster_memory import ClusterMemory
 from crossreid.modeling.cluster_net import ClusterNet

@@ -48,9 +48,7 @@ def build(cfg: CfgNode, data: Data) -> Method:
     net = _network(cfg)
     new = [*net.pool.parameters(), *net.neck.parameters()]
     groups = [(net.backbone.parameters(), cfg.SOLVER.LR), (new, cfg.SOLVER.NEW_LR)]
-    some_idle = bool(settings.SOURCE_EPOCHS) and settings.NORM == "domain"
-    static = cfg.SOLVER.ACCUMULATE == 1 and not some_idle
-    parts = training_parts(cfg, data, net, groups, static=static, find_unused=some_idle)
+    parts = training_parts(cfg, data, net, groups, static=cfg.SOLVER.ACCUMULATE == 1)
     labels = PseudoLabels(len(data.domains["target"].images)).to(ranks.device)
     learner = Clusters(cfg, data, net, parts, labels, ClusterMemory(net.dim, ranks.device))
     data.relabel("target", labels.array, cfg.DATALOADER.INSTANCES)
