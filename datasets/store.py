@@ -32,7 +32,7 @@ FORMAT = 2
 MAGIC = b"reid-u8\n"
 FOOTER = struct.Struct("<8sQI")
 CHECKED_BYTES = 4 << 30  # of larger stores only this much, drawn at random, is read at opening
-FEW = 400  # images that one process decodes faster than several processes start
+FEW = 800  # images that one process decodes faster than several processes start
 SHARE = 32  # images that a worker decodes, or a thread checks, at a time
 
 logger = logging.getLogger(__name__)
