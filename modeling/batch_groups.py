@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -22,7 +23,7 @@ class _Grouped:
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.training or len(x) <= self.group:  # type: ignore[attr-defined]
-            return super().forward(x)  # type: ignore[misc, no-any-return]
+            return super().forward(x)  # type: ignore[misc]
         if len(x) % self.group:
             raise ModelError(
                 f"MODEL.BN_GROUP {self.group} does not divide the {len(x)} images of a process: change it or the batch"
@@ -53,7 +54,10 @@ class GroupedBatchNorm2d(_Grouped, nn.BatchNorm2d):
     """Batch norm of [B, C, H, W] over groups of images."""
 
 
-GROUPED = {nn.BatchNorm1d: GroupedBatchNorm1d, nn.BatchNorm2d: GroupedBatchNorm2d}
+GROUPED: dict[type[nn.Module], type[Any]] = {
+    nn.BatchNorm1d: GroupedBatchNorm1d,
+    nn.BatchNorm2d: GroupedBatchNorm2d,
+}
 
 
 def group_batch_norms(network: nn.Module, group: int) -> None:
@@ -66,7 +70,7 @@ def group_batch_norms(network: nn.Module, group: int) -> None:
     """
     for name, child in network.named_children():
         if type(child) in GROUPED:
-            grouped = GROUPED[type(child)](child.num_features, child.eps, child.momentum, child.affine)
+            grouped = GROUPED[type(child)](1)
             grouped.__dict__.update(child.__dict__)
             grouped.group = group
             setattr(network, name, grouped)
