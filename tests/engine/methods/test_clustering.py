@@ -17,6 +17,7 @@ from crossreid.configs import ConfigError
 from crossreid.engine.data import build_data
 from crossreid.engine.distributed import Ranks
 from crossreid.engine.errors import InputError
+from crossreid.engine.evaluate import main as evaluate
 from crossreid.engine.methods import load_method
 from crossreid.engine.methods.relabel import repeats
 from crossreid.engine.training.handlers import Handlers, Stopped
@@ -185,3 +186,22 @@ def test_cameras_that_lack_are_named(
 def test_fewer_clusters_than_a_batch_wants_are_told(domains: Path, tmp_path: Path) -> None:
     told = train(DEMOS["camera_proxy"][0], arguments(domains, tmp_path, "camera_proxy", "SOLVER.EPOCHS", "1"))
     assert "are fewer than the 8 that a batch holds, they repeat in it: lower DATALOADER.BATCH_SIZE" in told
+
+
+def test_two_stages_and_the_evaluation_of_both_forms(
+    domains: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = ["NAME", "source", "DATASETS.ADAPT", "false", "MODEL.LAST_STRIDE", "2", "SOLVER.EPOCHS", "1"]
+    train("configs/demo.yml", overrides(domains, tmp_path, *source))
+    weights = str(tmp_path / "checkpoints/source/last.pt")
+    second = ["NAME", "second", "MODEL.WEIGHTS", weights, "SOLVER.EPOCHS", "1", "TEST.AT_START", "true"]
+    told = train(DEMOS["unsupervised"][0], arguments(domains, tmp_path, "unsupervised", *second))
+    before = torch.load(tmp_path / "checkpoints/source/last.pt", weights_only=True)["progress"]["history"]
+    after = torch.load(tmp_path / "checkpoints/second/last.pt", weights_only=True)["progress"]["history"]
+    assert "weights from" in told
+    assert after[0]["mAP"] == pytest.approx(before[-1]["mAP"])
+    train(DEMOS["joint"][0], arguments(domains, tmp_path, "joint", "NAME", "joint", "SOLVER.EPOCHS", "2"))
+    joint = torch.load(tmp_path / "checkpoints/joint/last.pt", weights_only=True)["progress"]["history"]
+    capsys.readouterr()
+    evaluate(["cpu", str(tmp_path / "checkpoints/joint/last.pt")])
+    assert f"{100 * joint[-1]['mAP']:.1f}" in capsys.readouterr().out
