@@ -22,6 +22,7 @@ _C.MODEL.LAST_STRIDE = choice(1, 2)  # of the last stage
 _C.MODEL.PRETRAINED = text("imagenet")  # imagenet | none | path of a weight file of the backbone
 _C.MODEL.WEIGHTS = text("")  # a checkpoint whose weights the whole network starts from
 _C.MODEL.SYNC_BN = flag(False)  # batch norm over the images of all ranks (GPUs)
+_C.MODEL.BN_GROUP = number(0, 0, 1e6)  # images a batch norm sees together; 0: all of a process
 _C.MODEL.COMPILE = flag(
     False
 )  # compile backbones and most losses: a minute at the start, needs a C++ compiler

@@ -52,9 +52,10 @@ def introduce(
             len(target.gallery),
         )
     share = data.batch_size // ranks.world
+    together = cfg.MODEL.BN_GROUP or share * len(data.domains)
     LOGGER.info(
         "batch %d: %d images a domain, %d a domain on each process, and batch norm sees %d at once%s",
-        data.batch_size * len(data.domains), data.batch_size, share, share * len(data.domains),
+        data.batch_size * len(data.domains), data.batch_size, share, together,
         " (synchronised)" if cfg.MODEL.SYNC_BN and ranks.world > 1 else "",
     )  # fmt: skip
     if resume:

@@ -105,7 +105,7 @@ def _make_folders(cfg: CfgNode, ranks: Ranks, folders: tuple[Path, ...]) -> None
 def _load_weights(cfg: CfgNode, method: Method) -> None:
     if cfg.MODEL.WEIGHTS:
         network = unwrap(method.state["model"])
-        skipped = checkpoint.load_weights(network, cfg.MODEL.WEIGHTS, optional=("classifier.",))
+        skipped = checkpoint.load_weights(network, cfg.MODEL.WEIGHTS, optional=("classifier.", "pool."))
         LOGGER.info(
             "weights from %s%s", cfg.MODEL.WEIGHTS, f"; skipped {', '.join(skipped)}" if skipped else ""
         )
