@@ -43,7 +43,7 @@ def test_one_step(path: Path, domains: Path, tmp_path: Path) -> None:
     if cfg.METHOD == "cluster_contrast":
         arguments += ["CLUSTER_CONTRAST.SOURCE_EPOCHS", "0"]
     if cfg.METHOD == "central_feature":
-        arguments += ["INPUT.SIZE", "[96, 32]"]  # a height that four and six patches divide
+        arguments += ["INPUT.SIZE", "[96, 48]"]  # the patch generator needs maps of 3x3
         arguments += ["MODEL.BACKBONE", "tiny" if cfg.MODEL.BACKBONE == "tiny" else "resnet18"]
         if cfg.CENTRAL_FEATURE.STAGE == "unsupervised":
             stage_one = tmp_path / "stage_one.pt"
