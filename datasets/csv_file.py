@@ -54,8 +54,8 @@ def _check_columns(columns: list[str], path: Path) -> None:
     lacking = [column for column in ("path", "camid") if column not in columns]
     if lacking:
         raise DatasetError(
-            f"{path}: column {lacking[0]} is missing; found {','.join(columns)[:200]!r}, needed {NEEDED}, or path,camid "
-            "for images without identities"
+            f"{path}: column {lacking[0]} is missing; found {','.join(columns)[:200]!r}, needed {NEEDED}, "
+            "or path,camid for images without identities"
         )
 
 
