@@ -28,12 +28,13 @@ from tests.tiny import CPU, differences, overrides, train
 STEPS = 3  # an epoch
 DEMOS = {
     "joint": ["configs/cluster_contrast/demo.yml", "CLUSTER_CONTRAST.SOURCE_EPOCHS", "1"]
-    + ["CLUSTER_CONTRAST.CLUSTER.K1", "10"],
+    + ["CLUSTER_CONTRAST.CLUSTER.K1", "10", "CLUSTER_CONTRAST.CLUSTER.DISTANCE", "jaccard"],
     "unsupervised": ["configs/cluster_contrast/demo.yml", "DATASETS.SOURCES", "[]"]
     + ["CLUSTER_CONTRAST.SOURCE_EPOCHS", "0", "CLUSTER_CONTRAST.UPDATE", "mean"]
     + ["CLUSTER_CONTRAST.CLUSTER.DISTANCE", "ca_jaccard", "CLUSTER_CONTRAST.CLUSTER.CAMERA_NORM", "true"]
     + ["CLUSTER_CONTRAST.CLUSTER.K1_INTER", "5", "CLUSTER_CONTRAST.CLUSTER.EPS", "0.4"],
     "camera_proxy": ["configs/camera_proxy/demo.yml", "CAMERA_PROXY.CLUSTER.K1", "10"]
+    + ["CAMERA_PROXY.CLUSTER.DISTANCE", "jaccard", "CAMERA_PROXY.CLUSTER.CAMERA_NORM", "false"]
     + ["CAMERA_PROXY.INTRA_WEIGHT", "1"],
     "bau": ["configs/bau/demo.yml", "DATALOADER.BATCH_SIZE", "24"],
 }
@@ -191,7 +192,7 @@ def test_fewer_clusters_than_a_batch_wants_are_told(domains: Path, tmp_path: Pat
 def test_two_stages_and_the_evaluation_of_both_forms(
     domains: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    source = ["NAME", "source", "DATASETS.ADAPT", "false", "MODEL.LAST_STRIDE", "2", "SOLVER.EPOCHS", "1"]
+    source = ["NAME", "source", "DATASETS.ADAPT", "false", "MODEL.LAST_STRIDE", "1", "SOLVER.EPOCHS", "1"]
     train("configs/demo.yml", overrides(domains, tmp_path, *source))
     weights = str(tmp_path / "checkpoints/source/last.pt")
     second = ["NAME", "second", "MODEL.WEIGHTS", weights, "SOLVER.EPOCHS", "1", "TEST.AT_START", "true"]
