@@ -20,7 +20,7 @@ from yacs.config import CfgNode
 from crossreid.datasets.files import draft
 from crossreid.engine.deploy import plots
 from crossreid.engine.deploy.activation import activation_maps
-from crossreid.engine.deploy.calibration import RATES, Calibration, calibrate, from_labels
+from crossreid.engine.deploy.calibration import RATES, Calibration, calibrate, from_labels, labelled
 from crossreid.engine.deploy.render import data_url
 from crossreid.engine.errors import InputError
 from crossreid.engine.evaluation.ranklist import Ranked, rank
@@ -106,8 +106,8 @@ def contents(subject: Subject) -> dict[str, Any]:
     }
     if query is None or gallery is None or not len(query) or not len(gallery):
         return values
-    labelled = bool((query.pids >= 0).any())
-    if labelled:
+    known = bool((query.pids >= 0).any())
+    if known:
         result = evaluate(
             query, gallery, ap=subject.cfg.TEST.AP, ranks=range(1, CURVE + 1), metric=subject.cfg.TEST.METRIC,
             camera_pairs=True, roc=ROC_RATES,
@@ -120,7 +120,7 @@ def contents(subject: Subject) -> dict[str, Any]:
         values["lists"] = [
             ("Photos and their nearest", _tiles(query, gallery, rank(query, gallery, rows, top=TOP)))
         ]
-    values["figures"] += _embedding_maps(query, gallery, labelled)
+    values["figures"] += _embedding_maps(query, gallery, known)
     if subject.network is not None:
         values["maps"] = _maps(subject, query, gallery)
     return values
@@ -154,11 +154,9 @@ def _scores(result: Retrieval) -> list[tuple[str, str]]:
 
 def _thresholds(query: Features, gallery: Features) -> Calibration | None:
     """Thresholds from all pairs of query and gallery photos, or None where they show none."""
-    vectors = F.normalize(torch.cat([query.vectors.float(), gallery.vectors.float()])).numpy()
-    pids, cams = (torch.cat([getattr(query, n), getattr(gallery, n)]).numpy() for n in ("pids", "cams"))
-    good = pids >= 0
+    vectors, pids, cams = labelled(query, gallery)
     try:
-        return calibrate(vectors[good], from_labels(pids[good], cams[good]), (1e-1, *RATES))
+        return calibrate(vectors, from_labels(pids, cams), (1e-1, *RATES))
     except InputError:
         return None
 
@@ -234,18 +232,22 @@ def _tiles(
     return rows
 
 
-def _embedding_maps(query: Features, gallery: Features, labelled: bool) -> list[tuple[str, str]]:
+def _embedding_maps(query: Features, gallery: Features, known: bool) -> list[tuple[str, str]]:
     """t-SNE of at most 600 photos, coloured by camera and, where known, by identity."""
     from sklearn.manifold import TSNE
 
-    both = [query, gallery] if labelled else [query]
-    vectors = F.normalize(torch.cat([f.vectors.float() for f in both])).numpy()
-    pids, cams = (torch.cat([getattr(f, name) for f in both]).numpy() for name in ("pids", "cams"))
-    good = np.flatnonzero(pids >= 0) if labelled else np.arange(len(vectors))
-    if labelled:  # whole identities, so that their photos can be seen together
-        people = np.unique(pids[good])
+    if known:
+        vectors, pids, cams = labelled(query, gallery)
+        people = np.unique(pids)  # whole identities, so that their photos can be seen together
         people = people[np.linspace(0, len(people) - 1, min(20, len(people))).astype(int)]
-        good = good[np.isin(pids[good], people)]
+        good = np.flatnonzero(np.isin(pids, people))
+    else:
+        vectors, pids, cams = (
+            F.normalize(query.vectors.float()).numpy(),
+            query.pids.numpy(),
+            query.cams.numpy(),
+        )
+        good = np.arange(len(vectors))
     good = good[np.unique(np.linspace(0, len(good) - 1, min(POINTS, len(good))).astype(int))]
     if len(good) < 5:
         return []
@@ -253,7 +255,7 @@ def _embedding_maps(query: Features, gallery: Features, labelled: bool) -> list[
         perplexity=min(30, (len(good) - 1) / 3), init="pca", random_state=0, metric="cosine"
     ).fit_transform(vectors[good])
     maps = [("Embedding map by camera", plots.scatter(made, cams[good], ""))]
-    if labelled:
+    if known:
         maps.append(("Embedding map by identity (20 at most)", plots.scatter(made, pids[good], "")))
     return [(title, plots.svg(drawn)) for title, drawn in maps]
 
