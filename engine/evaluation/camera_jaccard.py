@@ -16,15 +16,15 @@ from scipy.sparse import csr_array
 from crossreid.engine.distributed import ALONE, Ranks
 from crossreid.engine.errors import InputError
 from crossreid.engine.evaluation.distances import pair_blocks
-from crossreid.engine.evaluation.features import FeatureMatrix, duplicates
-from crossreid.engine.evaluation.jaccard import check_neighbors, distances_of, matrix_of, memberships
+from crossreid.engine.evaluation.features import FeatureMatrix, Integers, duplicates
+from crossreid.engine.evaluation.jaccard import Work, check_neighbors, distances_of, matrix_of, memberships
 from crossreid.engine.evaluation.neighbors import Nearest
 from crossreid.engine.log import progress_bar
 
 
 def camera_jaccard(
     features: torch.Tensor,
-    cameras: torch.Tensor | NDArray[np.int64],
+    cameras: Integers,
     *,
     k1_intra: int = 5,
     k1_inter: int = 20,
@@ -54,14 +54,20 @@ def camera_jaccard(
 
     Source: Chen et al., CVPR 2024.
     """
-    check_neighbors(k1_intra=k1_intra, k1_inter=k1_inter, k2_intra=k2_intra, k2_inter=k2_inter)
-    points = matrix_of(features)
-    lists = camera_neighbors(
-        points, cameras, (k1_intra + 1, k2_intra), (k1_inter + 1, k2_inter), chunk_mb=chunk_mb, ranks=ranks,
-        progress=progress,
-    )  # fmt: skip
-    matrix = lists.expanded(memberships(points, lists.reciprocal(), progress=progress))
-    return distances_of(matrix, limit=limit, progress=progress)
+    work = Work(chunk_mb=chunk_mb, ranks=ranks, progress=progress)
+    four = (k1_intra, k1_inter, k2_intra, k2_inter)
+    return distances_of(camera_memberships(matrix_of(features), cameras, four, work), work, limit=limit)
+
+
+def camera_memberships(
+    points: FeatureMatrix,
+    cameras: Integers,
+    four: tuple[int, int, int, int],
+    work: Work,
+) -> csr_array:
+    """The rows [N, N] whose overlap is the distance of ``camera_jaccard``; the same on all ranks."""
+    lists = camera_neighbors(points, cameras, four, work)
+    return lists.expanded(memberships(points, lists.reciprocal(), progress=work.progress))
 
 
 @dataclass(frozen=True)
@@ -107,27 +113,26 @@ def _members(index: NDArray[np.int64], valid: NDArray[np.int64], k: int) -> csr_
 
 def camera_neighbors(
     points: FeatureMatrix,
-    cameras: torch.Tensor | NDArray[np.int64],
-    intra: tuple[int, int],
-    inter: tuple[int, int],
-    *,
-    chunk_mb: float = 256,
-    ranks: Ranks = ALONE,
-    progress: bool = False,
+    cameras: Integers,
+    four: tuple[int, int, int, int],
+    work: Work,
 ) -> CameraNeighbors:
-    """Each point's nearest points in its own camera and in the others; (k1, k2) of each kind.
+    """Each point's nearest points in its own camera and in the others.
+
+    Args:
+        four: k1_intra, k1_inter, k2_intra, k2_inter, see ``camera_jaccard``.
 
     Raises:
-        InputError: unknown cameras, or one camera alone.
+        InputError: unknown cameras, or one camera alone; a number of neighbours below 1.
     """
+    check_neighbors(**dict(zip(("k1_intra", "k1_inter", "k2_intra", "k2_inter"), four)))
+    k1, k2 = (four[0] + 1, four[1] + 1), four[2:]
     cams = torch.as_tensor(cameras).to(points.device)
     valid = _check(cams, len(points))
     copies = duplicates(points)
-    found = [
-        Nearest(points, min(int(most.max()), max(lengths))) for most, lengths in zip(valid, (intra, inter))
-    ]
-    with progress_bar(len(points), "camera-aware neighbours", enabled=progress) as bar:
-        pairs = pair_blocks(points, copies, chunk_mb=chunk_mb, share=(ranks.rank, ranks.world))
+    found = [Nearest(points, min(int(most.max()), max(lengths))) for most, lengths in zip(valid, zip(k1, k2))]
+    with progress_bar(len(points), "camera-aware neighbours", enabled=work.progress) as bar:
+        pairs = pair_blocks(points, copies, chunk_mb=work.chunk_mb, share=(work.ranks.rank, work.ranks.world))
         for first, left, block in pairs:
             rows = slice(first, first + len(block))
             found[0].see_farthest(first, left, block, symmetric=not len(copies[0]))
@@ -137,9 +142,8 @@ def camera_neighbors(
             for nearest, wrong in zip(found, (~same, same)):
                 nearest.see(first, left, block.masked_fill(wrong, -torch.inf), symmetric=not len(copies[0]))
             bar.update(len(block))
-    lists, farthest = zip(*(nearest.joined(ranks) for nearest in found))
+    lists, farthest = zip(*(nearest.joined(work.ranks) for nearest in found))
     index = tuple(x.numpy() for x in lists)
-    k1, k2 = zip(intra, inter)
     return CameraNeighbors((index[0], index[1]), valid, k1, k2, farthest[0])
 
 

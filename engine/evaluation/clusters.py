@@ -2,17 +2,137 @@
 
 from __future__ import annotations
 
+import logging
 import math
+from dataclasses import dataclass
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy.sparse import coo_array, csr_array, eye_array
+from torch.nn import functional as F
 
+from crossreid.engine.distributed import ALONE, Ranks, on_first
 from crossreid.engine.errors import InputError
+from crossreid.engine.evaluation.camera_jaccard import camera_memberships
+from crossreid.engine.evaluation.camera_norm import camera_normalize
+from crossreid.engine.evaluation.features import Integers
+from crossreid.engine.evaluation.jaccard import Work, distances_of, jaccard_memberships, matrix_of
 
-Distance = torch.Tensor | NDArray[np.floating] | csr_array
-Labels = torch.Tensor | NDArray[np.int64]
+LOGGER = logging.getLogger("crossreid")
+STEP, MOST = 0.05, 0.8  # of eps, while too few clusters are found
+DISTANCES = ("jaccard", "ca_jaccard")
+Distance: TypeAlias = torch.Tensor | NDArray[Any] | csr_array  # [N, N]
+
+
+@dataclass(frozen=True)
+class ClusterOptions:
+    """How images are clustered.
+
+    Args:
+        distance: ``jaccard`` or ``ca_jaccard`` (camera-aware).
+        eps, min_samples: of DBSCAN, see ``dbscan``.
+        k1, k2: of ``jaccard``.
+        k1_intra, k1_inter, k2_intra, k2_inter: of ``camera_jaccard``.
+        camera_norm: normalise the features by camera first.
+        several_cameras: leave out clusters that one camera alone has seen.
+        index: of ``jaccard``: exact or faiss.
+        chunk_mb: memory for a block of distances, MiB.
+
+    Raises:
+        InputError: a value that is not allowed.
+    """
+
+    distance: str = "jaccard"
+    eps: float = 0.6
+    min_samples: int = 4
+    k1: int = 30
+    k2: int = 6
+    k1_intra: int = 5
+    k1_inter: int = 20
+    k2_intra: int = 2
+    k2_inter: int = 4
+    camera_norm: bool = False
+    several_cameras: bool = False
+    index: str = "exact"
+    chunk_mb: float = 256
+
+    def __post_init__(self) -> None:
+        if self.distance not in DISTANCES:
+            raise InputError(f"distance {self.distance!r} does not exist: choose {' or '.join(DISTANCES)}")
+        if self.index != "exact" and self.distance != "jaccard":
+            raise InputError(f"index {self.index!r} goes with the distance jaccard alone: choose exact")
+        if not 0 < self.eps < 1 or self.min_samples < 1:
+            raise InputError(
+                f"eps {self.eps} must lie between 0 and 1, min_samples {self.min_samples} be 1 or more"
+            )
+
+
+def cluster(
+    features: torch.Tensor,
+    cameras: Integers,
+    options: ClusterOptions,
+    *,
+    ranks: Ranks = ALONE,
+    least: int = 2,
+    progress: bool = False,
+) -> NDArray[np.int64]:
+    """Clusters of images, the same on every rank.
+
+    Where DBSCAN finds fewer clusters than needed, its radius grows in steps of 0.05 up to 0.8, with a warning.
+
+    Args:
+        features: [N, D]; L2-normalised here.
+        cameras: [N], -1 unknown.
+        ranks: they share the work; all call with the same features.
+        least: clusters that there must be.
+
+    Returns:
+        [N] cluster of each image, 0 to C - 1; -1: outlier.
+
+    Raises:
+        InputError: too few clusters even so; unknown cameras or one alone where ``distance`` needs several.
+    """
+    work = Work(index=options.index, chunk_mb=options.chunk_mb, ranks=ranks, progress=progress)
+    memberships = cluster_memberships(features, cameras, options, work)
+    distance = distances_of(memberships, work, limit=max(options.eps, MOST))
+    return on_first(ranks, lambda: _enough(distance, cameras, options, least))
+
+
+def cluster_memberships(
+    features: torch.Tensor, cameras: Integers, options: ClusterOptions, work: Work
+) -> csr_array:
+    """The rows [N, N] whose overlaps are the distances to cluster by."""
+    vectors = camera_normalize(features, cameras) if options.camera_norm else F.normalize(features)
+    points = matrix_of(vectors)
+    if options.distance == "jaccard":
+        return jaccard_memberships(points, options.k1, options.k2, work)
+    four = (options.k1_intra, options.k1_inter, options.k2_intra, options.k2_inter)
+    return camera_memberships(points, cameras, four, work)
+
+
+def _enough(
+    distance: torch.Tensor, cameras: Integers, options: ClusterOptions, least: int
+) -> NDArray[np.int64]:
+    eps = options.eps
+    while True:
+        labels = dbscan(distance, eps=eps, min_samples=options.min_samples)
+        if options.several_cameras:
+            labels = without_single_camera(labels, cameras)
+        found = int(labels.max(initial=-1)) + 1
+        if found >= least:
+            if eps > options.eps:
+                LOGGER.warning(
+                    "too few clusters at eps %.2f: took eps %.2f, %d clusters", options.eps, eps, found
+                )
+            return labels
+        if eps + STEP > MOST + 1e-9:
+            raise InputError(
+                f"{len(labels)} images make {found} clusters even at eps {eps:.2f}, {least} are needed: lower "
+                f"{'eps' if found else 'min_samples'}, train longer on a source, or give more images"
+            )
+        eps += STEP
 
 
 def dbscan(distance: Distance, *, eps: float, min_samples: int) -> NDArray[np.int64]:
@@ -92,7 +212,7 @@ def to_csr(distance: Distance, limit: float = math.inf) -> csr_array:
     return csr_array((values.astype(np.float64), (rows, columns)), shape=tuple(distance.shape))
 
 
-def describe(labels: Labels, cameras: Labels) -> dict[str, float]:
+def describe(labels: Integers, cameras: Integers) -> dict[str, float]:
     """What to log of a clustering.
 
     Args:
@@ -117,7 +237,7 @@ def describe(labels: Labels, cameras: Labels) -> dict[str, float]:
     }
 
 
-def camera_counts(labels: Labels, cameras: Labels) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+def camera_counts(labels: Integers, cameras: Integers) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
     """Images of each cluster in each camera [C, cameras present], and which images are clustered [N]."""
     label, camera = (np.asarray(x) for x in (labels, cameras))
     own = label >= 0
@@ -128,7 +248,7 @@ def camera_counts(labels: Labels, cameras: Labels) -> tuple[NDArray[np.int64], N
     return counts, own
 
 
-def without_single_camera(labels: Labels, cameras: Labels) -> NDArray[np.int64]:
+def without_single_camera(labels: Integers, cameras: Integers) -> NDArray[np.int64]:
     """Labels with the clusters that one camera alone has seen left out, the others renumbered; [N], -1 outlier."""
     counts, own = camera_counts(labels, cameras)
     kept = (counts > 0).sum(1) > 1

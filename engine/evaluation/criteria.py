@@ -11,14 +11,24 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array, diags_array
 from torch.nn import functional as F
 
+from crossreid.engine.distributed import ALONE, Ranks, on_first
 from crossreid.engine.errors import InputError
-from crossreid.engine.evaluation.clusters import Distance, Labels, camera_counts, dbscan, to_csr
-from crossreid.engine.evaluation.rerank import jaccard
+from crossreid.engine.evaluation.clusters import (
+    ClusterOptions,
+    Distance,
+    camera_counts,
+    cluster_memberships,
+    dbscan,
+    to_csr,
+)
+from crossreid.engine.evaluation.features import Integers
+from crossreid.engine.evaluation.jaccard import Work, distances_of, jaccard, jaccard_of
+from crossreid.engine.evaluation.reciprocal import overlaps
 
 CRITERIA = ("silhouette", "stability", "camera_entropy", "density")  # larger is better
 
 
-def silhouette(distance: Distance, labels: Labels) -> float:
+def silhouette(distance: Distance, labels: Integers) -> float:
     """Mean of (b - a) / max(a, b) over the clustered points.
 
     a is a point's mean distance to the others of its cluster, b the least mean distance to another cluster; a point
@@ -41,24 +51,59 @@ def silhouette(distance: Distance, labels: Labels) -> float:
     near = to_csr(distance)[chosen][:, chosen]
     near.data = 1 - near.data  # absent distances of 1 become absent zeros
     near = near + diags_array(1 - near.diagonal(), format="csr")  # a point is at distance 0 from itself
-    member = csr_array((np.ones(len(own)), (np.arange(len(own)), own)), shape=(len(own), len(names)))
-    near, size = near @ member, np.bincount(own)
+    close, size = near @ _one_hot(own), np.bincount(own)
     total, step = 0.0, max(1, 2**22 // len(names))
     for first in range(0, len(own), step):
-        rows = np.arange(first, min(first + step, len(own)))
-        distances = size - near[rows].toarray()  # [r, C] sums over each cluster
-        mine = rows - first, own[rows]
-        a = distances[mine] / np.maximum(size[own[rows]] - 1, 1)
-        means = distances / size
-        means[mine] = np.inf
-        b = means.min(1)
-        larger = np.maximum(a, b)
-        score = np.divide(b - a, larger, out=np.zeros_like(a), where=larger > 0)
-        total += score[size[own[rows]] > 1].sum()
+        rows = slice(first, first + step)
+        total += _silhouettes(size - close[rows].toarray(), own[rows], size).sum()
     return float(total / len(own))
 
 
-def rand_index(one: Labels, other: Labels) -> float:
+def sampled_silhouette(memberships: csr_array, labels: Integers, sample: int = 5000) -> float:
+    """The same of the Jaccard distance between rows of memberships, over at most ``sample`` clustered points.
+
+    Their distances to all clustered points are exact; no matrix of distances is held.
+
+    Args:
+        memberships: [N, N], see ``clusters.cluster_memberships``.
+        sample: points, evenly spaced in N.
+    """
+    label = np.asarray(labels)
+    chosen = np.flatnonzero(label >= 0)
+    names, own = np.unique(label[chosen], return_inverse=True)
+    if len(names) < 2:
+        return math.nan
+    member, size = _one_hot(own), np.bincount(own)
+    places = np.unique(np.linspace(0, len(chosen) - 1, min(sample, len(chosen))).astype(np.int64))
+    inverse, total, done = memberships[chosen].T.tocsr(), 0.0, 0
+    for rows, sums in overlaps(memberships, inverse, torch.from_numpy(chosen[places])):
+        place = places[done : done + len(rows)]
+        close = (1 - jaccard_of(sums)).double().numpy()  # [r, clustered points]
+        close[np.arange(len(rows)), place] = 1
+        total += _silhouettes(size - close @ member, own[place], size).sum()
+        done += len(rows)
+    return float(total / len(places))
+
+
+def _one_hot(own: NDArray[np.int64]) -> csr_array:
+    return csr_array((np.ones(len(own)), (np.arange(len(own)), own)))
+
+
+def _silhouettes(
+    sums: NDArray[np.float64], own: NDArray[np.int64], size: NDArray[np.int64]
+) -> NDArray[np.float64]:
+    """Silhouette of points [r] with summed distances to each cluster [r, C], their own cluster [r], all sizes [C]."""
+    mine = np.arange(len(own)), own
+    a = sums[mine] / np.maximum(size[own] - 1, 1)
+    means = sums / size
+    means[mine] = np.inf
+    b = means.min(1)
+    larger = np.maximum(a, b)
+    scores = np.divide(b - a, larger, out=np.zeros_like(a), where=larger > 0)
+    return np.where(size[own] > 1, scores, 0)
+
+
+def rand_index(one: Integers, other: Integers) -> float:
     """Adjusted Rand index of two labellings [N] of the same points: 1 equal, 0 as by chance.
 
     Source: Hubert and Arabie, J. Classification 1985.
@@ -68,14 +113,14 @@ def rand_index(one: Labels, other: Labels) -> float:
     return float(adjusted_rand_score(np.asarray(one), np.asarray(other)))
 
 
-def stability(before: Labels, labels: Labels) -> float:
+def stability(before: Integers, labels: Integers) -> float:
     """Adjusted Rand index of two clusterings on the points that both have clustered (label >= 0); NaN without any."""
     one, other = np.asarray(before), np.asarray(labels)
     both = (one >= 0) & (other >= 0)
     return rand_index(one[both], other[both]) if both.any() else math.nan
 
 
-def camera_entropy(labels: Labels, cameras: Labels) -> float:
+def camera_entropy(labels: Integers, cameras: Integers) -> float:
     """Mean entropy of the cameras within a cluster, as a fraction of the logarithm of the number of cameras.
 
     Args:
@@ -125,7 +170,7 @@ def neighborhood_density(features: torch.Tensor, *, temperature: float = 0.05, s
 
 def source_guided(
     features: torch.Tensor,
-    pids: Labels,
+    pids: Integers,
     *,
     eps: Sequence[float],
     min_samples: int = 4,
@@ -159,41 +204,46 @@ def source_guided(
 
 def report(
     features: torch.Tensor,
-    cameras: Labels,
+    cameras: Integers,
+    options: ClusterOptions | None = None,
     *,
-    eps: float = 0.6,
-    min_samples: int = 4,
-    k1: int = 30,
-    k2: int = 6,
-    before: Labels | None = None,
+    before: Integers | None = None,
+    ranks: Ranks = ALONE,
 ) -> tuple[dict[str, float], NDArray[np.int64]]:
-    """All criteria of one embedding of unlabelled images.
+    """All criteria of one embedding of unlabelled images, the same on every rank.
 
     Args:
         features: [N, D] of the target's training images.
         cameras: [N].
-        eps, min_samples, k1, k2: of the clustering, see ``dbscan`` and ``jaccard``.
+        options: how they are clustered.
         before: [N] clusters that the last evaluation found, for ``stability``.
+        ranks: they share the search for neighbours.
 
     Returns:
-        ``silhouette`` (on the Jaccard distance, times the share clustered), ``stability``, ``camera_entropy``,
-        ``density``, ``clusters`` and ``clustered``, NaN where there is none; and the clusters [N].
+        ``silhouette`` (on the distance of the clustering, times the share clustered), ``stability``,
+        ``camera_entropy``, ``density``, ``clusters`` and ``clustered``, NaN where there is none; and the clusters [N].
 
     Raises:
-        InputError: features that are empty or not finite; options out of range.
+        InputError: features that are empty or not finite; cameras that do not fit.
     """
+    options = options or ClusterOptions()
     if len(cameras) != len(features):
         raise InputError(f"{len(features)} features, but {len(cameras)} cameras")
-    unit = F.normalize(features)
-    distance = jaccard(unit, k1=k1, k2=k2)
-    labels = dbscan(distance, eps=eps, min_samples=min_samples)
-    share = float((labels >= 0).mean())
-    values = {
-        "silhouette": silhouette(distance, labels) * share,
-        "stability": math.nan if before is None else stability(before, labels),
-        "camera_entropy": camera_entropy(labels, cameras),
-        "density": neighborhood_density(unit),
-        "clusters": float(labels.max(initial=-1) + 1),
-        "clustered": share,
-    }
-    return values, labels
+    work = Work(index=options.index, chunk_mb=options.chunk_mb, ranks=ranks)
+    rows = cluster_memberships(features, cameras, options, work)
+    distance = distances_of(rows, work, limit=options.eps)
+
+    def judge() -> tuple[dict[str, float], NDArray[np.int64]]:
+        labels = dbscan(distance, eps=options.eps, min_samples=options.min_samples)
+        share = float((labels >= 0).mean())
+        values = {
+            "silhouette": sampled_silhouette(rows, labels) * share,
+            "stability": math.nan if before is None else stability(before, labels),
+            "camera_entropy": camera_entropy(labels, cameras),
+            "density": neighborhood_density(features),
+            "clusters": float(labels.max(initial=-1) + 1),
+            "clustered": share,
+        }
+        return values, labels
+
+    return on_first(ranks, judge)

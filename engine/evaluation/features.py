@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from crossreid.engine.errors import InputError
 from crossreid.engine.evaluation.metrics import Labels
 
 Array = np.ndarray
+Integers: TypeAlias = torch.Tensor | NDArray[Any] | Sequence[int]  # [N] labels or cameras
 METRICS = ("cosine", "euclidean")
 TILES = {"cpu": (512, 1024), "cuda": (1024, 8192)}  # queries x gallery images of one product
 

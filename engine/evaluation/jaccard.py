@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 from scipy.sparse import csr_array
@@ -9,7 +11,7 @@ from scipy.sparse import csr_array
 from crossreid.engine.distributed import ALONE, Ranks
 from crossreid.engine.errors import InputError
 from crossreid.engine.evaluation.features import FeatureMatrix, product_type
-from crossreid.engine.evaluation.neighbors import nearest_points, squared_distances
+from crossreid.engine.evaluation.neighbors import approximate_points, nearest_points, squared_distances
 from crossreid.engine.evaluation.reciprocal import distinct_pairs, overlaps, query_expansion, reciprocal_sets
 from crossreid.engine.log import progress_bar
 
@@ -22,6 +24,7 @@ def jaccard(
     k1: int = 30,
     k2: int = 6,
     limit: float = 1,
+    index: str = "exact",
     chunk_mb: float = 256,
     ranks: Ranks = ALONE,
     progress: bool = False,
@@ -33,7 +36,8 @@ def jaccard(
         k1: neighbours, the point itself included.
         k2: neighbours over which memberships are averaged, the point itself included; 1: none.
         limit: leave out larger distances: a radius of DBSCAN needs no others.
-        ranks: they share the search for neighbours; all call with the same features and get the same result.
+        index: ``exact`` search for neighbours, or ``faiss``: approximate, for more images than exact search can do.
+        ranks: they share the work; all call with the same features and get the same result.
 
     Returns:
         Coalesced sparse [N, N]; entries that are absent are 1, and entries may be 0.
@@ -43,12 +47,34 @@ def jaccard(
 
     Source: Zhong et al., CVPR 2017; its form for clustering, Ge et al., NeurIPS 2020 (SpCL).
     """
+    work = Work(index=index, chunk_mb=chunk_mb, ranks=ranks, progress=progress)
+    return distances_of(jaccard_memberships(matrix_of(features), k1, k2, work), work, limit=limit)
+
+
+@dataclass(frozen=True)
+class Work:
+    """How neighbours and distances are computed; no result depends on it but by ``index``."""
+
+    index: str = "exact"
+    chunk_mb: float = 256
+    ranks: Ranks = ALONE
+    progress: bool = False
+
+
+def jaccard_memberships(points: FeatureMatrix, k1: int, k2: int, work: Work) -> csr_array:
+    """The rows [N, N] whose overlap is the distance of ``jaccard``; the same on all ranks."""
     check_neighbors(k1=k1, k2=k2)
-    points = matrix_of(features)
     count = min(len(points), max(k1, k2))
-    index, _ = nearest_points(points, count, chunk_mb=chunk_mb, ranks=ranks, progress=progress)
-    matrix = reciprocal_memberships(points, index, k1, min(k1, round(k1 / 2) + 1), k2, progress=progress)
-    return distances_of(matrix, limit=limit, progress=progress)
+    if work.index == "exact":
+        found = nearest_points(
+            points, count, chunk_mb=work.chunk_mb, ranks=work.ranks, progress=work.progress
+        )[0]
+    elif work.index == "faiss":
+        found = approximate_points(points, count)
+    else:
+        raise InputError(f"index {work.index!r} does not exist: choose exact or faiss")
+    half = min(k1, round(k1 / 2) + 1)
+    return reciprocal_memberships(points, found, k1, half, k2, progress=work.progress)
 
 
 def matrix_of(features: torch.Tensor) -> FeatureMatrix:
@@ -103,25 +129,25 @@ def memberships(
     return csr_array(((weights / total[rows]).numpy(), sets.indices, sets.indptr), shape=sets.shape)
 
 
-def distances_of(matrix: csr_array, *, limit: float = 1, progress: bool = False) -> torch.Tensor:
+def distances_of(matrix: csr_array, work: Work, *, limit: float = 1) -> torch.Tensor:
     """Jaccard distances between the rows of a matrix of memberships; see ``jaccard``."""
-    size = matrix.shape[0]
-    bar = progress_bar(size, "Jaccard distances", enabled=progress)
-    places, values = [], []
-    for rows, sums in overlaps(matrix, matrix.T.tocsr(), torch.arange(size)):
-        row, column = sums.nonzero(as_tuple=True)
-        found = jaccard_of(sums[row, column]).clamp_min_(0)
-        if limit < 1:
-            near = found <= limit
-            row, column, found = row[near], column[near], found[near]
-        places.append(torch.stack((rows[row], column)))
-        values.append(found)
-        bar.update(len(rows))
-    bar.close()
+    size, ranks = matrix.shape[0], work.ranks
+    own = torch.arange(*ranks.bounds(size, 1))
+    places, values = [np.empty((0, 2), np.int32)], [np.empty(0, matrix.dtype)]
+    with progress_bar(len(own), "Jaccard distances", enabled=work.progress) as bar:
+        for rows, sums in overlaps(matrix, matrix.T.tocsr(), own):
+            row, column = sums.nonzero(as_tuple=True)
+            found = jaccard_of(sums[row, column]).clamp_min_(0)
+            if limit < 1:
+                near = found <= limit
+                row, column, found = row[near], column[near], found[near]
+            places.append(torch.stack((rows[row], column), 1).int().numpy())
+            values.append(found.numpy())
+            bar.update(len(rows))
+    place = torch.from_numpy(ranks.gather(np.concatenate(places))).long().T
+    value = torch.from_numpy(ranks.gather(np.concatenate(values)))
     with torch.sparse.check_sparse_tensor_invariants(True):
-        return torch.sparse_coo_tensor(
-            torch.cat(places, 1), torch.cat(values), (size, size), is_coalesced=True
-        )
+        return torch.sparse_coo_tensor(place.contiguous(), value, (size, size), is_coalesced=True)
 
 
 def jaccard_of(overlap: torch.Tensor) -> torch.Tensor:

@@ -18,6 +18,7 @@ from crossreid.engine.evaluation.distances import pair_blocks
 from crossreid.engine.evaluation.features import FeatureMatrix, Features, Prepared, duplicates, prepare
 from crossreid.engine.evaluation.jaccard import (
     Scale,
+    Work,
     check_neighbors,
     jaccard,
     jaccard_of,
@@ -240,14 +241,12 @@ def camera_k_reciprocal(
 
     Source: Chen et al., CVPR 2024.
     """
-    check_neighbors(k1_intra=k1_intra, k1_inter=k1_inter, k2_intra=k2_intra, k2_inter=k2_inter)
     _check_lambda(lambda_value)
     ready = _plain(query, gallery)
     points = ready.query.concat(ready.gallery)
     cams = torch.cat([torch.as_tensor(cams) for cams in (query_cams, gallery_cams)])
-    lists = camera_neighbors(
-        points, cams, (k1_intra + 1, k2_intra), (k1_inter + 1, k2_inter), chunk_mb=chunk_mb, progress=progress
-    )
+    four = (k1_intra, k1_inter, k2_intra, k2_inter)
+    lists = camera_neighbors(points, cams, four, Work(chunk_mb=chunk_mb, progress=progress))
     scale = lists.farthest.to(points.dtype).clamp_min(torch.finfo(points.dtype).tiny), 2
     matrix = lists.expanded(memberships(points, lists.reciprocal(), scale, progress=progress))
     parts = _blended(ready.query, points, matrix, scale, None, lambda_value, chunk_mb, progress=progress)

@@ -53,6 +53,8 @@ class Retrieval:
         skipped: number of queries without a match.
         camera_pairs: if asked for.
         roc: if asked for, false positive rate -> true positive rate over all pairs that count.
+        roc_scores: false positive rate -> the score above which pairs pass: cosine similarity, or minus the
+            (squared) distance.
     """
 
     ap: str
@@ -64,6 +66,7 @@ class Retrieval:
     skipped: int
     camera_pairs: CameraPairs | None = None
     roc: dict[float, float] | None = None
+    roc_scores: dict[float, float] | None = None
 
 
 def evaluate(
@@ -129,6 +132,7 @@ def summary(tally: MetricAccumulator, cmc_ranks: Sequence[int], ranks: Ranks) ->
         skipped=int((~scored).sum()),
         camera_pairs=_camera_pairs(tally) if tally.by_camera is not None else None,
         roc=dict(zip(tally.roc.rates, roc)) if tally.roc else None,
+        roc_scores=dict(zip(tally.roc.rates, tally.roc.thresholds)) if tally.roc else None,
     )
 
 

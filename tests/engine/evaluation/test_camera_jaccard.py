@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import pytest
 import torch
 
-from crossreid.engine.distributed import group
 from crossreid.engine.errors import InputError
 from crossreid.engine.evaluation import reciprocal
 from crossreid.engine.evaluation.clusters import dbscan
@@ -16,7 +13,6 @@ from crossreid.engine.evaluation.features import TILES
 from crossreid.engine.evaluation.rerank import camera_jaccard, camera_k_reciprocal
 from tests.engine.evaluation.test_rerank import blobs, dense
 from tests.golden_arrays import relative, settings
-from tests.ranks import run_ranks
 
 FOUR = ("k1_intra", "k1_inter", "k2_intra", "k2_inter")
 
@@ -96,23 +92,6 @@ def test_pieces_do_not_change_the_result(monkeypatch: pytest.MonkeyPatch) -> Non
         whole = dense(camera_jaccard(vectors, cams))
         monkeypatch.setattr(reciprocal, "PIECE", 100)
         assert torch.equal(whole, dense(camera_jaccard(vectors, cams, chunk_mb=0.002)))
-
-
-def _labels(rank: int, world: int) -> tuple[Any, torch.Tensor]:
-    TILES["cpu"] = (8, 16)
-    features, cams = small_cameras()
-    distance = camera_jaccard(features.float(), cams, ranks=group(world > 1))
-    return dbscan(distance, eps=0.5, min_samples=3).tolist(), dense(distance)
-
-
-@pytest.mark.ddp
-def test_two_ranks_give_the_result_of_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(TILES, "cpu", (8, 16))
-    labels, distance = _labels(0, 1)
-    assert max(labels) > 0
-    for own, other in run_ranks(_labels, 2):
-        assert own == labels
-        assert torch.equal(other, distance)
 
 
 def test_bad_input_is_one_clear_line() -> None:

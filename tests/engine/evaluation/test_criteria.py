@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,7 +13,8 @@ from torch.nn import functional as F
 
 from crossreid.engine.errors import InputError
 from crossreid.engine.evaluation import criteria
-from crossreid.engine.evaluation.rerank import jaccard
+from crossreid.engine.evaluation.clusters import ClusterOptions, cluster_memberships, dbscan
+from crossreid.engine.evaluation.jaccard import Work, distances_of, jaccard
 from tests.golden_arrays import settings
 
 
@@ -73,21 +75,38 @@ def test_density_of_a_sample_and_in_pieces() -> None:
     assert few == pytest.approx(criteria.neighborhood_density(features[torch.linspace(0, 599, 50).long()]))
 
 
+OPTIONS = ClusterOptions(k1=10, k2=3, eps=0.5)
+
+
+def test_silhouette_from_memberships_is_that_of_the_distances() -> None:
+    features, _, cams = domain()
+    rows = cluster_memberships(features.double(), cams, OPTIONS, Work())
+    distance = distances_of(rows, Work())
+    labels = dbscan(distance, eps=0.5, min_samples=4)
+    labels[:14] = [*[-1] * 12, 50, 51]
+    whole = criteria.silhouette(distance, labels)
+    assert criteria.sampled_silhouette(rows, labels) == pytest.approx(whole, rel=1e-12)
+    assert criteria.sampled_silhouette(rows, labels, sample=60) == pytest.approx(whole, abs=0.05)
+    assert math.isnan(criteria.sampled_silhouette(rows, np.full(120, -1)))
+
+
 def test_report_sees_people_and_cameras() -> None:
     features, pids, cams = domain()
-    values, labels = criteria.report(features, cams, k1=10, k2=3, eps=0.5)
+    values, labels = criteria.report(features, cams, OPTIONS)
     assert set(criteria.CRITERIA) <= set(values)
     assert math.isnan(values["stability"])
     assert values["clusters"] == 12
     assert criteria.rand_index(pids[labels >= 0], labels[labels >= 0]) == 1
-    again, same = criteria.report(3 * features, cams, k1=10, k2=3, eps=0.5, before=labels)
+    again, same = criteria.report(3 * features, cams, OPTIONS, before=labels)
     assert again["stability"] == 1
-    assert (same == labels).all()
+    assert (same == labels).all()  # the length of a vector means nothing
     assert 0.8 < again["camera_entropy"] < 1
     assert 0.3 < again["silhouette"] < 1
     biased = features + 8 * F.one_hot(torch.from_numpy(cams), 16)  # features that show the camera first
-    other, _ = criteria.report(biased, cams, k1=10, k2=3, eps=0.5)
+    other, _ = criteria.report(biased, cams, OPTIONS)
     assert other["camera_entropy"] < 0.3
+    normalised, _ = criteria.report(biased, cams, replace(OPTIONS, camera_norm=True))
+    assert normalised["camera_entropy"] > 0.8
 
 
 def test_report_of_cameras_that_do_not_fit() -> None:
