@@ -27,10 +27,14 @@ KEYS.SCALE = number(
 )  # inverse temperature on squared distances; 15 for Market, 5 for Duke
 KEYS.NEIGHBORS = number(10, 1, 1e6)  # k nearest memory rows of a patch
 KEYS.NEIGHBOR_GROWTH = number(0, 0, 1e6)  # neighbours that join evenly over all epochs
-KEYS.MEMORY = choice("momentum", "controlled", "latest")  # a patch row: running mean | MEMORY_GAINS | last feature
+KEYS.MEMORY = choice(
+    "momentum", "controlled", "latest"
+)  # a patch row: running mean | MEMORY_GAINS | last feature
 KEYS.MEMORY_GAINS = numbers([0.1, 0.0, 0.2], 0, 10, length=3)  # controlled: of error, its sum, its growth
 KEYS.KEEP = number(0.9, 0, 1)  # share of a memory row (of patches, of images) that an update keeps
-KEYS.EMBEDDING_WEIGHT = number(0.0, 0, 1000)  # of PEDAL on embeddings, with as many neighbours as a batch has images
+KEYS.EMBEDDING_WEIGHT = number(
+    0.0, 0, 1000
+)  # of PEDAL on embeddings, with as many neighbours as a batch has images
 KEYS.IMAGE_WEIGHT = number(1.0, 0, 1000)  # of the image-level loss
 KEYS.IMAGE_MARGIN = number(2.0, 0, 1000)  # on distances of embeddings: PATCHES x EMBED_DIM cosines
 KEYS.MAX_RANK = number(15, 1, 1e6)  # images of the batch that cyclic ranking tries as the hard negative

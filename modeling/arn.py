@@ -43,7 +43,9 @@ class AdaptationNet(nn.Module):
     Source: Li et al., Adaptation and Re-Identification Network (ARN), CVPR-W 2018.
     """
 
-    def __init__(self, identity: nn.Module, decoder: nn.Module, num_classes: int, *, pool: str = "avg") -> None:
+    def __init__(
+        self, identity: nn.Module, decoder: nn.Module, num_classes: int, *, pool: str = "avg"
+    ) -> None:
         super().__init__()
         self.identity, self.decoder, self.pool = identity, decoder, pool
         last = stages_of(identity)[-1]

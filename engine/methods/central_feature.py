@@ -82,7 +82,7 @@ def build(cfg: CfgNode, data: Data) -> Method:
     count = len(domain.images)
     patches = patch_memory(cfg, count).to(ranks.device)
     images = PatchMemory(count, 1, options.PATCHES * options.EMBED_DIM, begin=True).to(ranks.device)
-    state = {**parts.state, "patches": patches, "images": images}
+    state = {**parts.state, "patches": patches, "image_memory": images}
 
     def prepare(epoch: int) -> None:
         if epoch == 1:
@@ -157,7 +157,9 @@ def unsupervised_step(
         else:
             patches.update(own, batch.index, keep=keep, rounds=rounds)
         images.update(embedding.mean(dim=1)[None], batch.index, keep=options.KEEP, rounds=rounds)
-        neighbors = options.NEIGHBORS + options.NEIGHBOR_GROWTH * (engine.state.epoch - 1) // cfg.SOLVER.EPOCHS
+        neighbors = (
+            options.NEIGHBORS + options.NEIGHBOR_GROWTH * (engine.state.epoch - 1) // cfg.SOLVER.EPOCHS
+        )
         losses = {
             "pedal": patch_loss(own, patches.features, batch.index, scale=options.SCALE, k=neighbors),
             "ipfl": image_loss(

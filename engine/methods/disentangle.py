@@ -150,7 +150,9 @@ def recoloured(images: torch.Tensor, negate: float) -> torch.Tensor:
 
 
 @torch.no_grad()
-def draw(network: Disentangler | AdaptationNet, data: Data, precision: Precision, count: int) -> dict[str, torch.Tensor]:
+def draw(
+    network: Disentangler | AdaptationNet, data: Data, precision: Precision, count: int
+) -> dict[str, torch.Tensor]:
     """Reconstructions, and every identity in every pose, of training images evenly spread over each domain.
 
     Returns:

@@ -148,6 +148,8 @@ def test_every_image_comes_beside_another_of_its_identity() -> None:
     partners = many[many[:, 0] == 5, 1]
     counts = np.bincount(partners, minlength=8)
     assert counts[:4].sum() == 0
-    assert (np.abs(counts[4:] / 500 - 1 / 4) < 0.07).all(), "all images of the identity alike, itself included"
+    assert (np.abs(counts[4:] / 500 - 1 / 4) < 0.07).all(), (
+        "all images of the identity alike, itself included"
+    )
     halves = [PartnerSampler(pids, 4, 2, rank=r, world_size=2, seed=1).epoch(2) for r in (0, 1)]
     assert np.array_equal(np.concatenate(halves, 1), PartnerSampler(pids, 4, 2, seed=1).epoch(2))

@@ -33,6 +33,7 @@ def test_one_step(path: Path, domains: Path, tmp_path: Path) -> None:
         arguments += ["ECN.SOURCE_EPOCHS", "0", "INPUT.CAMSTYLE", "statistics"]
     if cfg.METHOD == "disentangle":
         arguments += ["DISENTANGLE.SOURCE_EPOCHS", "0", "DISENTANGLE.DECODER_WIDTHS", "[16, 16, 16, 16]"]
+        arguments += ["MODEL.WEIGHTS", ""]  # of ARN's first stage
         arguments += ["MODEL.BACKBONE", "tiny" if cfg.MODEL.BACKBONE == "tiny" else "resnet18"]
     if cfg.METHOD == "m3l":  # the templates differ in their domains alone
         arguments += ["M3L.PLAIN_EPOCHS", "0", "M3L.STEM_RELU", "true", "MODEL.BACKBONE", "tiny"]

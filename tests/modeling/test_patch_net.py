@@ -85,9 +85,7 @@ def test_windows_and_maps_get_the_gradient_of_the_plain_reading() -> None:
 def test_at_first_windows_are_stripes() -> None:
     net = network(6)
     windows = net.generator(net.backbone(images()))
-    assert torch.allclose(
-        windows[0, :, 1, 2], torch.tensor([-5.0, -3, -1, 1, 3, 5], dtype=torch.float64) / 6
-    )
+    assert torch.allclose(windows[0, :, 1, 2], torch.tensor([-5.0, -3, -1, 1, 3, 5], dtype=torch.float64) / 6)
     assert torch.equal(windows[0], windows[1])
 
 
@@ -160,7 +158,10 @@ def test_a_map_that_is_too_small_is_told() -> None:
 def paul_weights(patches: int = 6, channels: int = 5, dim: int = 7, classes: int = 4) -> dict[str, Tensor]:
     """A state_dict with the names and shapes of PAUL's program, from random numbers."""
     seed = torch.Generator().manual_seed(2)
-    shapes = {"patch_proposal.localization.0": (2 * channels, channels, 3, 3), "patch_proposal.localization.1": (2 * channels,)}
+    shapes = {
+        "patch_proposal.localization.0": (2 * channels, channels, 3, 3),
+        "patch_proposal.localization.1": (2 * channels,),
+    }
     shapes |= {"patch_proposal.fc_loc.0": (512, 2 * channels), "patch_proposal.fc_loc.2": (6 * patches, 512)}
     for k in range(patches):
         shapes |= {f"new.down.{k}.0": (dim, channels, 1, 1), f"new.down.{k}.1": (dim,)}
@@ -191,7 +192,9 @@ def test_checkpoints_of_paul_give_its_features() -> None:
     maps, place = net.backbone(images()), "patch_proposal.localization"
     hidden = F.conv2d(maps, weights[f"{place}.0.weight"], weights[f"{place}.0.bias"])
     hidden = F.max_pool2d(norm(hidden, f"{place}.1").relu(), 3, 2, 1).mean(dim=(2, 3))
-    theta = linear(linear(hidden, "patch_proposal.fc_loc.0").relu(), "patch_proposal.fc_loc.2").view(-1, 6, 2, 3)
+    theta = linear(linear(hidden, "patch_proposal.fc_loc.0").relu(), "patch_proposal.fc_loc.2").view(
+        -1, 6, 2, 3
+    )
     features = []
     for k in range(6):
         grid = F.affine_grid(theta[:, k], maps.shape, align_corners=True)

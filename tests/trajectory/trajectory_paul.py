@@ -165,7 +165,7 @@ def run_product(product, stage, overrides):
     method = module.build(cfg, data)
     net = method.extractor
     load(net, start(stage))
-    for memory in (method.state.get("patches"), method.state.get("images")):
+    for memory in (method.state.get("patches"), method.state.get("image_memory")):
         if memory is not None:
             memory.double()
     net.train()

@@ -144,7 +144,9 @@ def test_stage_two_step(second: list[str], memory: str) -> None:
     own = found.patches[:, :12]  # [K, B, D]
     both = torch.stack([found.embedding[:12], found.embedding[12:]], dim=1)  # [B, 2, K E]
     patches = other.state["patches"].features.clone()
-    keep = {"momentum": 0.9, "controlled": 1 - 0.1 - 0.2, "latest": 0.0}[memory]  # the last visit left no error
+    keep = {"momentum": 0.9, "controlled": 1 - 0.1 - 0.2, "latest": 0.0}[
+        memory
+    ]  # the last visit left no error
     patches[:, index] = keep * patches[:, index] + (1 - keep) * own
     means = both.mean(1)  # the first visits
     expected = pedal(own, patches, index, scale=15.0, k=6)
@@ -155,8 +157,8 @@ def test_stage_two_step(second: list[str], memory: str) -> None:
     total = 2 * values["pedal"] + values["ipfl"] + 0.5 * values["embedding"]
     assert relative(values["loss"], total) < 1e-6
     assert relative(method.state["patches"].features, patches.detach()) < 1e-6
-    assert relative(method.state["images"].features[0, index], means.detach()) < 1e-6
-    assert method.state["images"].visited.nonzero().flatten().tolist() == sorted(index.tolist())
+    assert relative(method.state["image_memory"].features[0, index], means.detach()) < 1e-6
+    assert method.state["image_memory"].visited.nonzero().flatten().tolist() == sorted(index.tolist())
 
 
 def test_stage_two_starts_where_stage_one_ended(
@@ -189,7 +191,7 @@ def test_the_memory_is_filled_in_training_mode(second: list[str]) -> None:
     method, data = built(SECOND, given)
     features = method.state["patches"].features
     assert torch.allclose(features.norm(dim=2), torch.ones_like(features[:, :, 0])), "no row is left empty"
-    assert not method.state["images"].visited.any(), "an image begins at its first visit"
+    assert not method.state["image_memory"].visited.any(), "an image begins at its first visit"
     assert int(method.extractor.norm.num_batches_tracked) > 6, "more than stage 1's steps"
     other, _ = built(SECOND, given)
     batches = central_feature.filling_batches(data)
@@ -237,7 +239,9 @@ def state_after_steps(rank: int, world: int, config: str, given: list[str]) -> M
         torch.manual_seed(step * 100 + rank)
         method.train_step(at(step, epoch=step), next(data.streams))
     data.streams.close()
-    memories = [method.state[name].state_dict() for name in ("patches", "images") if name in method.state]
+    memories = [
+        method.state[name].state_dict() for name in ("patches", "image_memory") if name in method.state
+    ]
     statistics = method.extractor.norm.running_mean
     return {"params": parameters(method), "memories": memories, "statistics": statistics}
 
