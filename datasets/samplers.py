@@ -246,7 +246,9 @@ class StyledSampler:
         seed: of the choice.
     """
 
-    def __init__(self, sampler: ShuffledSampler | IdentitySampler, choices: Rows, *, seed: int = 0) -> None:
+    def __init__(
+        self, sampler: ShuffledSampler | IdentitySampler | PartnerSampler, choices: Rows, *, seed: int = 0
+    ) -> None:
         self.sampler, self.choices, self.seed = sampler, choices, seed
 
     def __len__(self) -> int:

@@ -34,8 +34,10 @@ class PatchGenerator(nn.Module):
     def __init__(self, channels: int, patches: int) -> None:
         super().__init__()
         self.patches = patches
+        convolution = nn.Conv2d(channels, 2 * channels, KERNEL, bias=False)
+        nn.init.kaiming_normal_(convolution.weight, mode="fan_out", nonlinearity="relu")
         self.trunk = nn.Sequential(
-            nn.Conv2d(channels, 2 * channels, KERNEL, bias=False),
+            convolution,
             nn.BatchNorm2d(2 * channels),
             nn.ReLU(inplace=True),
             nn.MaxPool2d(3, stride=2, padding=1),
@@ -44,7 +46,6 @@ class PatchGenerator(nn.Module):
             nn.Linear(2 * channels, 512),
             nn.ReLU(inplace=True),
         )
-        nn.init.kaiming_normal_(self.trunk[0].weight, mode="fan_out", nonlinearity="relu")
         self.last = nn.Linear(512, patches * 6)
         nn.init.zeros_(self.last.weight)
         stripes = torch.zeros(patches, 2, 3)

@@ -269,8 +269,8 @@ def check_batches(cfg: CfgNode, data: Data, domain: Domain) -> None:
     neighbors = options.NEIGHBORS + options.NEIGHBOR_GROWTH
     if len(domain.images) - 1 <= neighbors:
         raise InputError(
-            f"CENTRAL_FEATURE.NEIGHBORS {options.NEIGHBORS} (NEIGHBOR_GROWTH {options.NEIGHBOR_GROWTH}) leaves nothing to be far from: "
-            f"{domain.images.split.name} has {len(domain.images)} images; lower it"
+            f"CENTRAL_FEATURE.NEIGHBORS {options.NEIGHBORS} (NEIGHBOR_GROWTH {options.NEIGHBOR_GROWTH}) leaves "
+            f"nothing to be far from: {domain.images.split.name} has {len(domain.images)} images; lower it"
         )
 
 

@@ -151,7 +151,7 @@ def test_weights_of_stage_one_serve_stage_two() -> None:
 
 
 def test_a_map_that_is_too_small_is_told() -> None:
-    with pytest.raises(ModelError, match="feature map of 2x4 is too small .* needs 3x3: raise INPUT.SIZE"):
+    with pytest.raises(ModelError, match=r"feature map of 2x4 is too small .* needs 3x3: raise INPUT.SIZE"):
         network()(images()[:, :, :4])
 
 
