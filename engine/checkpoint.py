@@ -16,6 +16,7 @@ from crossreid.engine.errors import InputError
 from crossreid.modeling.weights import first_line, load_network, read_checkpoint, state_dict_of
 
 ASIDE = "previous-"  # before the names of an earlier run's checkpoints
+KEPT = ("last.pt", "best.pt", "selected.pt")  # of a run, beside numbered ones
 FORMAT = 1
 
 
@@ -98,7 +99,7 @@ def find_resume(wish: str, folder: Path) -> Path | None:
 def set_aside(folder: Path) -> list[str]:
     """Rename the checkpoints of an earlier run of the same name, so that a new run loses nothing."""
     moved = []
-    for file in sorted([folder / "last.pt", folder / "best.pt", *folder.glob("epoch-*.pt")]):
+    for file in sorted([*(folder / name for name in KEPT), *folder.glob("epoch-*.pt")]):
         if file.is_file():
             file.replace(folder / f"{ASIDE}{file.name}")
             moved.append(f"{ASIDE}{file.name}")
