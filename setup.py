@@ -44,7 +44,7 @@ setup(
         for name in [folder, *[f"{folder}.{n}" for n in find_packages(folder)]]
     ],
     package_dir={"crossreid": "crossreid", **{f"crossreid.{folder}": folder for folder in FOLDERS}},
-    package_data={"crossreid.configs": ["*.yml", "*/*.yml"]},
+    package_data={"crossreid.configs": ["*.yml", "*/*.yml"], "crossreid.engine.deploy": ["*.html"]},
     entry_points={"console_scripts": ["crossreid = crossreid.engine.commands:main"]},
     install_requires=requirements("requirements.txt"),
     extras_require={"dev": requirements("requirements-dev.txt"), **EXTRAS},

@@ -60,6 +60,14 @@ def _check_together(cfg: CfgNode) -> None:
         raise ConfigError("DATALOADER.EPOCH source needs a source: name one in DATASETS.SOURCES")
     if cfg.MODEL.COMPILE and cfg.MODEL.CHECKPOINT_STAGES:
         raise ConfigError("MODEL.COMPILE true plans memory itself: set MODEL.CHECKPOINT_STAGES to 0")
+    if cfg.MODEL.BN_GROUP and cfg.MODEL.SYNC_BN:
+        raise ConfigError(
+            "MODEL.SYNC_BN true and MODEL.BN_GROUP contradict each other: set one of them to false or 0"
+        )
+    if cfg.MODEL.BN_GROUP == 1:
+        raise ConfigError(
+            "MODEL.BN_GROUP 1 leaves a batch norm without variance: set 0 (all images) or 2 and more"
+        )
     if cfg.INPUT.ERASE_AREA[0] > cfg.INPUT.ERASE_AREA[1]:
         raise ConfigError(f"INPUT.ERASE_AREA must be [smallest, largest], got {cfg.INPUT.ERASE_AREA}")
     if cfg.INPUT.CROP_RAW and cfg.METHOD == "disentangle" and cfg.DISENTANGLE.MASK_DIR:

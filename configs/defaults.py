@@ -11,6 +11,7 @@ _C.METHOD = text("camera_aware")  # a module of engine/methods, or the import pa
 _C.SEED = number(0, 0, 2**31 - 1)  # every random number comes from (SEED, step, rank)
 _C.OUTPUT_DIR = text(".")  # holds checkpoints/NAME, logs/NAME, features/
 _C.RESUME = text("")  # "": start anew | auto: checkpoints/NAME/last.pt if it is there | a checkpoint's path
+_C.IF_EXISTS = choice("refuse", "rename")  # a new run whose NAME has checkpoints; rename: NAME-2, -3, ...
 _C.DETERMINISTIC = flag(
     False
 )  # on GPUs: deterministic kernels, slower (on CPU runs are always deterministic)
@@ -21,6 +22,7 @@ _C.MODEL.LAST_STRIDE = choice(1, 2)  # of the last stage
 _C.MODEL.PRETRAINED = text("imagenet")  # imagenet | none | path of a weight file of the backbone
 _C.MODEL.WEIGHTS = text("")  # a checkpoint whose weights the whole network starts from
 _C.MODEL.SYNC_BN = flag(False)  # batch norm over the images of all ranks (GPUs)
+_C.MODEL.BN_GROUP = number(0, 0, 1e6)  # images a batch norm sees together; 0: all of a process
 _C.MODEL.COMPILE = flag(
     False
 )  # compile backbones and most losses: a minute at the start, needs a C++ compiler
@@ -138,3 +140,4 @@ _C.LOG = Section()
 _C.LOG.PERIOD = number(50, 1, 1e9)  # steps between lines; losses are read from the device only then
 _C.LOG.TENSORBOARD = flag(True)  # write event files to logs/NAME/tensorboard
 _C.LOG.RANK_LIST = number(8, 0, 100)  # queries drawn with their top 10 after training; 0: no picture
+_C.LOG.REPORT = flag(False)  # write logs/NAME/report.html at the end (needs the extra report)

@@ -54,7 +54,7 @@ def _lenient(construct: Callable[[Any, Any], Any]) -> Callable[[_Loader, Any], A
     return tolerant
 
 
-for _kind in ("int", "float", "bool", "timestamp"):
+for _kind in ("int", "float", "bool"):
     _tag = f"tag:yaml.org,2002:{_kind}"
     _Loader.add_constructor(_tag, _lenient(yaml.SafeLoader.yaml_constructors[_tag]))
 

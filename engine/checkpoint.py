@@ -10,12 +10,14 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import nn
+from yacs.config import CfgNode
 
+from crossreid import configs
 from crossreid.engine.distributed import Ranks, unwrap
 from crossreid.engine.errors import InputError
+from crossreid.engine.identity import check_same_run
 from crossreid.modeling.weights import first_line, load_network, read_checkpoint, state_dict_of
 
-ASIDE = "previous-"  # before the names of an earlier run's checkpoints
 KEPT = ("last.pt", "best.pt", "selected.pt")  # of a run, beside numbered ones
 FORMAT = 1
 
@@ -89,21 +91,29 @@ def find_resume(wish: str, folder: Path) -> Path | None:
         raise InputError(
             f"RESUME {wish}: no such file; give a checkpoint's path, or auto for {folder / 'last.pt'}"
         )
-    if path.name.startswith(ASIDE) and path.resolve().parent == folder.resolve():
-        raise InputError(
-            f"RESUME {wish} is of an earlier run of this NAME: give the resumed run another NAME"
-        )
     return path
 
 
-def set_aside(folder: Path) -> list[str]:
-    """Rename the checkpoints of an earlier run of the same name, so that a new run loses nothing."""
-    moved = []
-    for file in sorted([*(folder / name for name in KEPT), *folder.glob("epoch-*.pt")]):
-        if file.is_file():
-            file.replace(folder / f"{ASIDE}{file.name}")
-            moved.append(f"{ASIDE}{file.name}")
-    return moved
+def check_resume(cfg: CfgNode, path: Path) -> dict[str, Any]:
+    """What a checkpoint holds, if this config goes on with its run.
+
+    Raises:
+        InputError: another method, a later format, or keys that would change numbers.
+    """
+    content, origin = read_checkpoint(path), f"RESUME {path}"
+    check_format(content, origin)
+    if content.get("method") != cfg.METHOD or not isinstance(content.get("engine"), dict):
+        raise InputError(
+            f"{origin}: not a checkpoint of METHOD {cfg.METHOD} but of {content.get('method')!r}; to start from its "
+            "weights alone, set MODEL.WEIGHTS"
+        )
+    numbers = [content["engine"].get(name) for name in ("iteration", "epoch_length")]
+    if not all(isinstance(n, int) and n >= 0 for n in numbers) or not numbers[1]:
+        raise InputError(f"{origin}: it says {numbers} of its steps: it is damaged")
+    if isinstance(content.get("config"), str):
+        saved = configs.restore(content["config"], origin=origin)[0]
+        check_same_run(saved, cfg, numbers[0] // numbers[1], origin)
+    return content
 
 
 def check_format(content: Mapping[str, Any], origin: str) -> None:

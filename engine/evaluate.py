@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import sys
 from pathlib import Path
 
@@ -11,8 +12,10 @@ from yacs.config import CfgNode
 
 from crossreid import configs
 from crossreid.configs.overrides import set_apart
-from crossreid.engine.data import build_evaluation
+from crossreid.engine.data import build_evaluation, read
 from crossreid.engine.deploy.network import load_extractor
+from crossreid.engine.deploy.report_page import Subject, need_report, write_report
+from crossreid.engine.deploy.report_subject import subject
 from crossreid.engine.distributed import Ranks, parse_devices
 from crossreid.engine.errors import InputError, guarded
 from crossreid.engine.evaluation.extraction import extract_query_gallery
@@ -59,6 +62,7 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--flip", action="store_true", help="add the features of mirrored images (TEST.FLIP)")
     parser.add_argument("--ap", help="rectangular or trapezoidal (TEST.AP)")
+    parser.add_argument("--report", metavar="FILE.html", help="also write one HTML page of the evaluation")
     parser.add_argument("--features-only", action="store_true", help="write the features and stop")
     plain, assigned = set_apart(sys.argv[1:] if arguments is None else arguments)
     options = parser.parse_intermixed_args(plain)
@@ -69,6 +73,8 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
 def _main(options: argparse.Namespace) -> None:
     setup_text(None, quiet=False)
     devices = parse_devices(options.device)
+    if options.report:
+        need_report()
     if len(devices) > 1:
         raise InputError(f"eval.py runs on one device, got {options.device}")
     overrides = list(options.overrides)
@@ -88,18 +94,15 @@ def _main(options: argparse.Namespace) -> None:
         cfg = _saved_config(folder / f"{run}{CONFIG}", options.config, overrides)
         query, gallery = load_features(folder, run)
         _score(cfg, devices[0], folder, run, folder.name, (query, gallery), options.rerank, str(path))
+        if options.report:
+            _report(options.report, Subject(f"{run} on {folder.name}", cfg, [], query, gallery))
         return
     cfg, extractor = load_extractor(path, options.config, overrides)
     ranks = Ranks(0, 0, 1, devices[0])
     target = build_evaluation(cfg, cfg.DATASETS.TARGET)
     extractor.to(ranks.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     features = extract_query_gallery(cfg, extractor, target, ranks)
-    name = (
-        Path(target.name.partition(":")[2]).stem
-        if target.name.startswith(("csv:", "folder:"))
-        else target.name
-    )
-    folder, run = Path(cfg.OUTPUT_DIR) / "features" / name.replace(":", "-"), f"{cfg.NAME}-{path.stem}"
+    folder, run = Path(cfg.OUTPUT_DIR) / "features" / features_folder(target.name), f"{cfg.NAME}-{path.stem}"
     try:
         files = save_features(folder, run, *features)
         (folder / f"{run}{CONFIG}").write_text(cfg.dump(), encoding="utf-8")
@@ -108,6 +111,21 @@ def _main(options: argparse.Namespace) -> None:
     LOGGER.info("features %s, %s", *files)
     if not options.features_only:
         _score(cfg, devices[0], folder, run, target.name, features, options.rerank, str(path))
+    if options.report:
+        _report(options.report, subject(cfg, [], *features, extractor, read(cfg, target.name)))
+
+
+def _report(path: str, about: Subject) -> None:
+    print(f"\n{write_report(Path(path), about)}")  # noqa: T201
+
+
+def features_folder(dataset: str) -> str:
+    """The folder of a dataset's features; of a path the last name and a digest of the whole."""
+    kind, _, place = dataset.partition(":")
+    if not place or kind == "synthetic":
+        return dataset.replace(":", "-")
+    whole = Path(place).expanduser().resolve()
+    return f"{whole.stem}-{hashlib.sha256(str(whole).encode(errors='surrogateescape')).hexdigest()[:8]}"
 
 
 def _saved_config(file: Path, config: str | None, overrides: list[str]) -> CfgNode:

@@ -32,6 +32,9 @@ class EmbeddingNetwork(nn.Module):
         flip: add the features of the mirrored images, as ``TEST.FLIP`` does.
     """
 
+    mean: torch.Tensor
+    scale: torch.Tensor
+
     def __init__(
         self, extractor: nn.Module, mean: Sequence[float], std: Sequence[float], *, flip: bool
     ) -> None:

@@ -45,13 +45,10 @@ class ExportNetwork(nn.Module):
             pixels = pixels.permute(0, 3, 1, 2)
         if self.bgr:
             pixels = pixels.flip(1)
-        for size in (
-            (pixels.shape[2], self.size[1]),
-            self.size,
-        ):  # Pillow: the width first, whole numbers each time
-            pixels = F.interpolate(pixels, size, mode="bilinear", antialias=True, align_corners=False)
-            pixels = pixels.round().clamp(0, 255)
-        return self.network(pixels)
+        pixels = F.interpolate(pixels, self.size, mode="bilinear", antialias=True, align_corners=False)
+        return self.network(
+            pixels
+        )  # not rounded, as Pillow does: a rounding error of 1e-6 would move whole levels
 
 
 def export(

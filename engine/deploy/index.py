@@ -169,7 +169,9 @@ def build_index(
     photos = [replace(photo, path=os.path.abspath(photo.path)) for photo in list_photos(source)]  # noqa: PTH100
     stamps = np.array([_stamp(photo.path) for photo in photos], np.int64).reshape(-1, 2)
     known = _known(old, dtype) if old is not None else {}
-    reused = [known.get((photo.path, *map(int, stamp)), -1) for photo, stamp in zip(photos, stamps)]
+    reused = [
+        known.get((photo.path, int(size), int(changed)), -1) for photo, (size, changed) in zip(photos, stamps)
+    ]
     new = [row for row, before in enumerate(reused) if before < 0]
     fresh, bad = _embed(embedder, [photos[row].path for row in new], skip_corrupt, progress)
     dropped = {new[place] for place in bad}
@@ -290,7 +292,13 @@ def _read_columns(path: Path, cameras: list[str]) -> Columns:
     with np.load(path, allow_pickle=False) as file:
         paths = file["paths"].tobytes().decode("utf-8", "surrogateescape").split("\0")
         columns = Columns(
-            paths, *(file[name] for name in ("cameras", "tracks", "persons", "times", "stamps")), cameras
+            paths,
+            file["cameras"],
+            file["tracks"],
+            file["persons"],
+            file["times"],
+            file["stamps"],
+            cameras,
         )
     if {len(columns.cameras), len(columns.tracks), len(columns.times), len(columns.stamps)} != {len(paths)}:
         raise ValueError("columns of different lengths")

@@ -145,7 +145,7 @@ def _enough(
         if eps + STEP > MOST + 1e-9:
             raise InputError(
                 f"{len(labels)} images make {found} clusters even at eps {eps:.2f}, {least} are needed: lower "
-                "min_samples, train longer on a source, or give more images"
+                f"{'eps' if found else 'min_samples'}, train longer on a source, or give more images"
             )
         eps += STEP
 

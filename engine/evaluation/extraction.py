@@ -83,7 +83,8 @@ def gather_rows(rows: torch.Tensor, ranks: Ranks) -> torch.Tensor:
     dist.all_gather_object(shapes, tuple(rows.shape))
     dim, most = max(d for _, d in shapes), max(n for n, _ in shapes)
     padded = torch.zeros(most, dim, device=ranks.device)
-    padded[: len(rows)] = rows.to(ranks.device)
+    if len(rows):
+        padded[: len(rows)] = rows.to(ranks.device)
     gathered = [torch.empty_like(padded) for _ in shapes]
     dist.all_gather(gathered, padded)
     return torch.cat([part[:n].cpu() for part, (n, _) in zip(gathered, shapes)])

@@ -151,6 +151,9 @@ class Roc:
         self._wrong = [np.empty(0, np.float32)]
         self._count = self._size = 0  # wrong pairs met, and kept
         self._bound = -np.inf
+        self.thresholds: tuple[
+            float, ...
+        ] = ()  # scores above which a pair passes, once ``result`` was called
 
     def add(self, scores: torch.Tensor, rows: Array, columns: Array) -> None:
         """Take in a block [q, G], comparable between queries, with its matches [P]; -inf entries do not count."""
@@ -180,7 +183,9 @@ class Roc:
         count = int(ranks.total(np.array([float(self._count)]))[0])
         positives = int(ranks.total(np.array([float(len(matches))]))[0])
         if not count or not positives:
-            return (float("nan"),) * len(self.rates)
+            self.thresholds = (float("nan"),) * len(self.rates)
+            return self.thresholds
+        self.thresholds = tuple(float(wrong[int(rate * count + 1e-6)]) for rate in self.rates)
         passed = [np.sum(matches > wrong[int(rate * count + 1e-6)]) for rate in self.rates]
         return tuple((ranks.total(np.array(passed, np.float64)) / positives).tolist())
 

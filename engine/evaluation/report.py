@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import uuid
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -62,7 +64,11 @@ def table(results: Mapping[str, Retrieval], title: str = "") -> str:
     )
     for name, result in results.items():
         if result.roc is not None:
-            points = ", ".join(f"{percent(true)} at {false:g}" for false, true in result.roc.items())
+            scores = result.roc_scores or {}
+            points = ", ".join(
+                f"{percent(true)} at {false:g} (score > {scores.get(false, math.nan):.4f})"
+                for false, true in result.roc.items()
+            )
             lines.append(f"{name}: true positive rate at a false positive rate: {points}")
     return "\n".join(lines)
 
@@ -96,9 +102,12 @@ def as_dict(result: Retrieval) -> dict[str, Any]:
         "cmc": {str(rank): _number(float(value)) for rank, value in zip(result.ranks, result.cmc)},
         "queries": len(result.per_query_ap),
         "skipped": result.skipped,
+        "per_query_ap": [_number(value) for value in result.per_query_ap.tolist()],
     }
     if result.roc is not None:
         values["roc"] = {f"{false:g}": _number(true) for false, true in result.roc.items()}
+        scores = result.roc_scores or {}
+        values["roc_scores"] = {f"{false:g}": _number(score) for false, score in scores.items()}
     if result.camera_pairs is not None:
         pairs = result.camera_pairs
         values["camera_pairs"] = {
@@ -139,21 +148,32 @@ def write_metrics(path: Path, run: str, results: Mapping[str, Retrieval], **more
 
 
 def save_features(folder: Path, run: str, query: Features, gallery: Features) -> tuple[Path, Path]:
-    """Write ``<run>-query.npz`` and ``<run>-gallery.npz`` (vectors, pids, cams, paths), each whole or not at all."""
+    """Write ``<run>-query.npz`` and ``<run>-gallery.npz`` (vectors, pids, cams, paths), each whole or not at all.
+
+    Both hold the mark of this extraction, so that a query file never meets the gallery of another model.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    files = []
-    for name, features in zip(PARTS, (query, gallery)):
-        vectors = features.vectors.detach().cpu()
-        partial = folder / f".{run}-{name}.partial.npz"
-        np.savez(
-            partial,
-            vectors=(vectors.float() if vectors.dtype == torch.bfloat16 else vectors).numpy(),
-            pids=features.pids.cpu().numpy(),
-            cams=features.cams.cpu().numpy(),
-            paths=np.array(features.paths or [], dtype=np.str_),
+    mark = np.array(uuid.uuid4().hex)
+    written = []
+    try:
+        for name, features in zip(PARTS, (query, gallery)):
+            vectors = features.vectors.detach().cpu()
+            written.append(folder / f".{run}-{name}.{os.getpid()}.partial.npz")
+            np.savez(
+                written[-1],
+                vectors=(vectors.float() if vectors.dtype == torch.bfloat16 else vectors).numpy(),
+                pids=features.pids.cpu().numpy(),
+                cams=features.cams.cpu().numpy(),
+                paths=np.array(features.paths or [], dtype=np.str_),
+                extraction=mark,
+            )
+        query_file, gallery_file = (
+            part.replace(folder / f"{run}-{name}.npz") for part, name in zip(written, PARTS)
         )
-        files.append(partial.replace(folder / f"{run}-{name}.npz"))
-    return files[0], files[1]
+    finally:
+        for part in written:
+            part.unlink(missing_ok=True)
+    return query_file, gallery_file
 
 
 def load_features(folder: Path, run: str) -> tuple[Features, Features]:
@@ -162,14 +182,19 @@ def load_features(folder: Path, run: str) -> tuple[Features, Features]:
     Raises:
         InputError: a file is missing, or is not one of features.
     """
-    query, gallery = (_load(folder / f"{run}-{name}.npz") for name in PARTS)
+    (query, first), (gallery, second) = (_load(folder / f"{run}-{name}.npz") for name in PARTS)
+    if first != second:
+        raise InputError(
+            f"{folder}/{run}-query.npz and -gallery.npz are of two extractions: extract them again"
+        )
     return query, gallery
 
 
-def _load(path: Path) -> Features:
+def _load(path: Path) -> tuple[Features, str]:
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in ("vectors", "pids", "cams", "paths")}
+            mark = str(file["extraction"]) if "extraction" in file else ""  # files of version 0.1 have none
         for name, kinds, dimensions in (("vectors", "f", 2), ("pids", "iu", 1), ("cams", "iu", 1)):
             if arrays[name].dtype.kind not in kinds or arrays[name].ndim != dimensions:
                 raise ValueError(f"{name} are {arrays[name].dtype} of shape {arrays[name].shape}")
@@ -179,4 +204,4 @@ def _load(path: Path) -> Features:
         raise InputError(f"{path} holds no features (vectors, pids, cams, paths): {error}") from None
     paths = arrays.pop("paths").tolist()
     vectors, pids, cams = (torch.from_numpy(arrays[name]) for name in ("vectors", "pids", "cams"))
-    return Features(vectors, pids, cams, paths or None)
+    return Features(vectors, pids, cams, paths or None), mark

@@ -55,6 +55,8 @@ class Retrieval:
         camera_pairs: if asked for.
         camera_norm: each camera's features were normalised first.
         roc: if asked for, false positive rate -> true positive rate over all pairs that count.
+        roc_scores: false positive rate -> the score above which pairs pass: cosine similarity, or minus the
+            (squared) distance.
     """
 
     ap: str
@@ -67,6 +69,7 @@ class Retrieval:
     camera_pairs: CameraPairs | None = None
     roc: dict[float, float] | None = None
     camera_norm: bool = False
+    roc_scores: dict[float, float] | None = None
 
 
 def evaluate(
@@ -134,6 +137,7 @@ def summary(tally: MetricAccumulator, cmc_ranks: Sequence[int], ranks: Ranks) ->
         skipped=int((~scored).sum()),
         camera_pairs=_camera_pairs(tally) if tally.by_camera is not None else None,
         roc=dict(zip(tally.roc.rates, roc)) if tally.roc else None,
+        roc_scores=dict(zip(tally.roc.rates, tally.roc.thresholds)) if tally.roc else None,
     )
 
 

@@ -27,6 +27,7 @@ from crossreid.engine.evaluation.extraction import extract
 from crossreid.engine.hardware import compiled
 from crossreid.engine.log import LOGGER
 from crossreid.engine.method import Method, TrainStep
+from crossreid.engine.methods.common import group_norms
 from crossreid.engine.methods.windows import draw_windows
 from crossreid.engine.optim import Precision, build_optimizer, build_scheduler, training_precision
 from crossreid.losses.patch import central, ipfl, nearest_positive_triplet, pedal
@@ -61,6 +62,7 @@ def build(cfg: CfgNode, data: Data) -> Method:
     bare = build_network(cfg, domain.num_identities if pretrain else 0, pretrained)
     check_map(cfg, bare)
     bare.generator.requires_grad_(pretrain)
+    group_norms(cfg, bare, data)
     bare.to(ranks.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     network = parallel(bare, ranks, sync_bn=cfg.MODEL.SYNC_BN, find_unused=pretrain)
     precision = training_precision(cfg, ranks.device)

@@ -20,6 +20,7 @@ from crossreid.engine.data import Data
 from crossreid.engine.distributed import parallel
 from crossreid.engine.hardware import compiled
 from crossreid.engine.method import Method
+from crossreid.engine.methods.common import group_norms
 from crossreid.engine.methods.pictures import sheet
 from crossreid.engine.optim import Precision, build_optimizer, build_scheduler, training_precision
 from crossreid.losses.disentangle import contrastive, masked_l2, mmd, orthogonality, reconstruction
@@ -54,6 +55,7 @@ def build(cfg: CfgNode, data: Data) -> Method:
     settings, ranks = cfg.DISENTANGLE, data.ranks
     source, target = data.domains["source"], data.domains.get("target")
     bare = build_network(cfg, source.num_identities, adapt=target is not None)
+    group_norms(cfg, bare, data)
     bare.to(ranks.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     network = parallel(bare, ranks, sync_bn=cfg.MODEL.SYNC_BN)
     precision = training_precision(cfg, ranks.device)

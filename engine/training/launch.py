@@ -34,11 +34,20 @@ def _main(arguments: list[str] | None) -> None:
     plain, assigned = set_apart(sys.argv[1:] if arguments is None else arguments)
     options = parser.parse_args(plain)
     cfg = configs.load(options.config, [*options.overrides, *assigned])
-    devices, nodes = parse_devices(options.devices), read_nodes(os.environ)
-    _check_batch(cfg, len(devices) * nodes.count)
-    if len(devices) * nodes.count == 1:
-        raise SystemExit(_rank(cfg, options.devices))
-    raise SystemExit(_launch(cfg, options.devices, len(devices), nodes))
+    raise SystemExit(start(cfg, options.devices))
+
+
+def start(cfg: CfgNode, devices: str) -> int:
+    """Train on the devices of this machine, among those that the environment names; the exit code.
+
+    Args:
+        devices: GPU ids like ``0,1``, or ``cpu``, or ``cpu:2``.
+    """
+    count, nodes = len(parse_devices(devices)), read_nodes(os.environ)
+    _check_batch(cfg, count * nodes.count)
+    if count * nodes.count == 1:
+        return _rank(cfg, devices)
+    return _launch(cfg, devices, count, nodes)
 
 
 def _check_batch(cfg: CfgNode, world: int) -> None:

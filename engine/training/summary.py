@@ -8,8 +8,9 @@ import torch
 from yacs.config import CfgNode
 
 from crossreid.engine import checkpoint
-from crossreid.engine.data import Data, Evaluation
+from crossreid.engine.data import Data, Evaluation, read
 from crossreid.engine.distributed import Ranks
+from crossreid.engine.errors import InputError
 from crossreid.engine.log import LOGGER
 from crossreid.engine.method import Method
 from crossreid.engine.training.target import TargetEvaluation
@@ -52,9 +53,10 @@ def introduce(
             len(target.gallery),
         )
     share = data.batch_size // ranks.world
+    together = cfg.MODEL.BN_GROUP or share * len(data.domains)
     LOGGER.info(
         "batch %d: %d images a domain, %d a domain on each process, and batch norm sees %d at once%s",
-        data.batch_size * len(data.domains), data.batch_size, share, share * len(data.domains),
+        data.batch_size * len(data.domains), data.batch_size, share, together,
         " (synchronised)" if cfg.MODEL.SYNC_BN and ranks.world > 1 else "",
     )  # fmt: skip
     if resume:
@@ -70,6 +72,23 @@ def evaluation_title(cfg: CfgNode, method: Method, epoch: int) -> str:
     if epoch == cfg.SOLVER.EPOCHS:
         return "final"
     return "training" if cfg.TEST.PERIOD and epoch % cfg.TEST.PERIOD == 0 else ""
+
+
+def write_page(cfg: CfgNode, evaluation: TargetEvaluation, logs: Path) -> None:
+    """The run as one HTML page; a run that is done does not fail for want of a package."""
+    from crossreid.engine.deploy.report_page import read_history, write_report
+    from crossreid.engine.deploy.report_subject import subject, subject_of_network
+
+    history, network = read_history(logs / "metrics.jsonl"), evaluation.extractor
+    try:
+        if evaluation.features is None:
+            page = subject_of_network(cfg, network, history, evaluation.ranks.device)
+        else:
+            splits = read(cfg, cfg.DATASETS.TARGET)
+            page = subject(cfg, history, *evaluation.features, network, splits)
+        LOGGER.info("report %s", write_report(logs / "report.html", page))
+    except InputError as error:
+        LOGGER.warning("no report: %s", error)
 
 
 def conclude(evaluation: TargetEvaluation, logs: Path, saved: Path) -> None:

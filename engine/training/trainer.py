@@ -7,25 +7,22 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from ignite.engine import Engine, Events
+from ignite.engine import Engine
 from yacs.config import CfgNode
 
-from crossreid import configs
 from crossreid.engine import checkpoint
 from crossreid.engine.data import Data, build_data, build_target_evaluation
 from crossreid.engine.distributed import Ranks, StopRequest, agree, barrier, unwrap
 from crossreid.engine.errors import InputError
 from crossreid.engine.hardware import prepare_backbones, set_arithmetic
+from crossreid.engine.identity import check_same_images, claim, digest
 from crossreid.engine.log import LOGGER, Recorder, setup_text
 from crossreid.engine.method import Method
 from crossreid.engine.methods import load_method
 from crossreid.engine.training.handlers import Handlers, Monitor
 from crossreid.engine.training.prefetch import on_device
-from crossreid.engine.training.summary import conclude, introduce
+from crossreid.engine.training.summary import conclude, introduce, write_page
 from crossreid.engine.training.target import EvaluationHistory, TargetEvaluation
-
-KEPT = [("SOLVER", name) for name in ("LR", "NEW_LR", "MOMENTUM", "NESTEROV", "WEIGHT_DECAY")]
-KEPT += [("CENTRAL_FEATURE", "GENERATOR_LR")]  # what an optimizer brings back from a checkpoint
 
 
 def run(cfg: CfgNode, ranks: Ranks) -> None:
@@ -35,8 +32,11 @@ def run(cfg: CfgNode, ranks: Ranks) -> None:
         Stopped: after SIGTERM or SIGINT, with the checkpoint saved.
         InputError, DatasetError, ModelError: input that cannot be used; nothing was overwritten.
     """
-    logs, saved = Path(cfg.OUTPUT_DIR) / "logs" / cfg.NAME, Path(cfg.OUTPUT_DIR) / "checkpoints" / cfg.NAME
-    resume = checkpoint.find_resume(cfg.RESUME, saved)
+    resume = checkpoint.find_resume(cfg.RESUME, Path(cfg.OUTPUT_DIR) / "checkpoints" / cfg.NAME)
+    cfg = claim(cfg, resume)
+    logs, saved = (Path(cfg.OUTPUT_DIR) / name / cfg.NAME for name in ("logs", "checkpoints"))
+    if resume:
+        checkpoint.check_resume(cfg, resume)
     _make_folders(cfg, ranks, (logs, saved))
     setup_text(logs / "train.log" if ranks.first else None, quiet=not ranks.first)
     set_arithmetic(cfg)
@@ -61,12 +61,11 @@ def run(cfg: CfgNode, ranks: Ranks) -> None:
     )
     monitor = Monitor(cfg, data, method, recorder, done)
     evaluation = TargetEvaluation(cfg, method.extractor, target, data, recorder, progress)
-    stop, save = StopRequest(ranks), partial(_save, cfg, ranks, saved, state)
+    images = {name: digest(domain.images.split) for name, domain in data.domains.items()}
+    stop, save = StopRequest(ranks), partial(_save, cfg, ranks, saved, state, images)
 
     engine = Engine(method.train_step)
     engine.logger.disabled = True  # its errors reach the user once, from the entry point
-    if ranks.first and not own:
-        engine.add_event_handler(Events.ITERATION_COMPLETED(once=done + 1), lambda: set_aside(saved))
     Handlers(cfg, ranks, method, monitor, evaluation, recorder, stop, save, length, done).attach(engine)
     try:
         with stop:
@@ -77,6 +76,8 @@ def run(cfg: CfgNode, ranks: Ranks) -> None:
         recorder.close()
     if ranks.first:
         conclude(evaluation, logs, saved)
+        if cfg.LOG.REPORT:
+            write_page(cfg, evaluation, logs)
 
 
 def _train(engine: Engine, data: Data, done: int, epochs: int) -> None:
@@ -87,12 +88,6 @@ def _train(engine: Engine, data: Data, done: int, epochs: int) -> None:
         engine.load_state_dict({"iteration": done, "epoch_length": length, "max_epochs": epochs})
         batches = on_device(data.streams, data.ranks.device, pause=data.streams.at_epoch_end)
         engine.run(batches, max_epochs=epochs, epoch_length=length)
-
-
-def set_aside(saved: Path) -> None:
-    """Keep an earlier run's checkpoints, once this run has finished a step."""
-    if moved := checkpoint.set_aside(saved):
-        LOGGER.info("an earlier run of this name: its checkpoints are kept as %s", ", ".join(moved))
 
 
 def _make_folders(cfg: CfgNode, ranks: Ranks, folders: tuple[Path, ...]) -> None:
@@ -110,7 +105,7 @@ def _make_folders(cfg: CfgNode, ranks: Ranks, folders: tuple[Path, ...]) -> None
 def _load_weights(cfg: CfgNode, method: Method) -> None:
     if cfg.MODEL.WEIGHTS:
         network = unwrap(method.state["model"])
-        skipped = checkpoint.load_weights(network, cfg.MODEL.WEIGHTS, optional=("classifier.",))
+        skipped = checkpoint.load_weights(network, cfg.MODEL.WEIGHTS, optional=("classifier.", "pool."))
         LOGGER.info(
             "weights from %s%s", cfg.MODEL.WEIGHTS, f"; skipped {', '.join(skipped)}" if skipped else ""
         )
@@ -127,40 +122,21 @@ def _restore(cfg: CfgNode, ranks: Ranks, data: Data, state: dict[str, Any], path
 
 
 def _load(cfg: CfgNode, ranks: Ranks, data: Data, state: dict[str, Any], path: Path) -> int:
-    content = checkpoint.read_checkpoint(path)
-    checkpoint.check_format(content, f"RESUME {path}")
-    if content.get("method") != cfg.METHOD or not isinstance(content.get("engine"), dict):
-        raise InputError(
-            f"RESUME {path}: not a checkpoint of METHOD {cfg.METHOD} but of {content.get('method')!r}; to start "
-            "from its weights alone, set MODEL.WEIGHTS"
-        )
+    content, origin = checkpoint.check_resume(cfg, path), f"RESUME {path}"
+    images = {name: domain.images.split for name, domain in data.domains.items()}
+    saved = content.get("images", {})
+    names = {name: split.name for name, split in images.items()}
+    check_same_images(saved, {name: digest(split) for name, split in images.items()}, names, origin)
     length, saved_length = len(data.streams), content["engine"]["epoch_length"]
     if saved_length != length:
         raise InputError(
-            f"RESUME {path}: its epochs have {saved_length} steps, this run's have {length}; use the same data, batch "
+            f"{origin}: its epochs have {saved_length} steps, this run's have {length}; use the same data, batch "
             "size and DATALOADER.ITERS_PER_EPOCH"
         )
-    if isinstance(content.get("config"), str):
-        _check_solver(cfg, ranks, content, path)
-    checkpoint.restore(state, content, f"RESUME {path}")
+    checkpoint.restore(state, content, origin)
     if "rank_buffers" in content:
         checkpoint.restore_buffers(state["model"], content["rank_buffers"], ranks)
     return int(content["engine"]["iteration"])
-
-
-def _check_solver(cfg: CfgNode, ranks: Ranks, content: dict[str, Any], path: Path) -> None:
-    """The optimizer comes from the checkpoint: refuse another kind, name what else would change."""
-    saved = configs.restore(content["config"])[0]
-    if saved.SOLVER.OPTIMIZER != cfg.SOLVER.OPTIMIZER:
-        raise InputError(
-            f"RESUME {path}: its SOLVER.OPTIMIZER is {saved.SOLVER.OPTIMIZER}, this run's {cfg.SOLVER.OPTIMIZER}; "
-            "resume with the same one, or start from its weights with MODEL.WEIGHTS"
-        )
-    kept = [f"{part}.{key} {saved[part][key]}" for part, key in KEPT if saved[part][key] != cfg[part][key]]
-    if kept and ranks.first:
-        LOGGER.warning(
-            "RESUME goes on with the checkpoint's %s; a new run would take other values", ", ".join(kept)
-        )
 
 
 def _save(
@@ -168,6 +144,7 @@ def _save(
     ranks: Ranks,
     folder: Path,
     state: dict[str, Any],
+    images: dict[str, str],
     engine: Engine,
     *,
     also: tuple[str, ...] = (),
@@ -182,6 +159,7 @@ def _save(
             "method": cfg.METHOD,
             "config": cfg.dump(),
             "format": checkpoint.FORMAT,
+            "images": images,
         }
         if buffers is not None:
             content["rank_buffers"] = buffers

@@ -156,6 +156,14 @@ def test_the_flat_yaml_of_the_seed_works_unchanged(tmp_path: Path) -> None:
         assert section == value, key
 
 
+def test_the_flat_colour_jitter_is_the_seed_s(tmp_path: Path) -> None:
+    """No hue, and before the padding."""
+    file = tmp_path / "seed.yml"
+    file.write_text("color_jitter: true\n")
+    cfg = load(file)
+    assert (cfg.INPUT.JITTER, cfg.INPUT.JITTER_FIRST) == ([0.1, 0.1, 0.1, 0.0], True)
+
+
 def test_flat_keys_left_out_take_the_seed_defaults(tmp_path: Path) -> None:
     file = tmp_path / "seed.yml"
     file.write_text("joint_training: true\n")

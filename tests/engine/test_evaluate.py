@@ -48,7 +48,7 @@ def test_a_checkpoint_scores_as_in_training(trained: Path, capsys: pytest.Captur
     assert entry["results"]["plain"]["mAP"] == pytest.approx(history[-1]["mAP"], abs=1e-6)
     assert set(entry["results"]) == {"plain", "re-ranked"}
     with np.load(folder / "demo-last-gallery.npz") as file:
-        assert set(file.files) == {"vectors", "pids", "cams", "paths"}
+        assert set(file.files) == {"vectors", "pids", "cams", "paths", "extraction"}
         assert file["vectors"].shape == (len(file["pids"]), 256)
 
     main(["cpu", str(folder / "demo-last-query.npz"), "--ap", "trapezoidal"])  # no model, no images

@@ -66,8 +66,10 @@ def test_onnx_takes_photos_and_gives_unit_vectors(
     small = session.run(["vectors"], {"images": given(load_pixels(paths, embedder.size))})[0]
     assert np.abs(small - expected).max() < 1e-4
     photos = np.stack([np.asarray(Image.open(path).convert("RGB")).transpose(2, 0, 1) for path in paths])
-    whole = session.run(["vectors"], {"images": given(photos)})[0]  # resized inside, as Pillow does
-    assert (whole * expected).sum(1).min() > 0.99999
+    whole = session.run(["vectors"], {"images": given(photos)})[
+        0
+    ]  # resized inside, without Pillow's rounding
+    assert (whole * expected).sum(1).min() > 0.9995
     assert np.allclose(np.linalg.norm(whole, axis=1), 1, atol=1e-5)
     meta = json.loads(out.with_suffix(".json").read_text())
     assert meta["digest"] == embedder.digest

@@ -89,7 +89,9 @@ def test_table_says_which_average_precision(features: tuple[Features, Features])
         assert line.split() == ["plain", *(f"{100 * n:.1f}" for n in numbers)]
         assert f"{ap} average precision; {20 - result.skipped} of 20 queries have a match" in foot
         assert result.roc is not None
-        assert roc.endswith(f"{100 * result.roc[0.01]:.1f} at 0.01")
+        assert result.roc_scores is not None
+        least = result.roc_scores[0.01]
+        assert roc.endswith(f"{100 * result.roc[0.01]:.1f} at 0.01 (score > {least:.4f})")
 
 
 def test_camera_table(features: tuple[Features, Features]) -> None:

@@ -341,6 +341,8 @@ def test_roc_points_are_exact() -> None:
     assert result.roc is not None
     for rate, found in result.roc.items():
         threshold = negative[int(rate * len(negative))]
+        assert result.roc_scores is not None
+        assert result.roc_scores[rate] == pytest.approx(float(threshold), abs=1e-6)
         assert float((negative > threshold).float().mean()) <= rate
         assert found == pytest.approx(float((positive > threshold).double().mean()), abs=1e-12)
 

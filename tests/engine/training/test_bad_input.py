@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -156,7 +155,7 @@ def test_checkpoint_of_another_class_count(
 ) -> None:
     more = ["DATASETS.SYNTHETIC.IDENTITIES", "10", *ADAPT]
     error = fails("RESUME", str(trained), *more)
-    assert "classifier.weight (8x256 in the file, 10x256 here)" in error
+    assert "source (synthetic:summer/train) holds other images than the run" in error
     told = train("configs/demo.yml", overrides(domains, tmp_path / "o", "MODEL.WEIGHTS", str(trained), *more))
     assert "skipped classifier.weight" in told
 
@@ -181,17 +180,7 @@ def test_truncated_and_hostile_checkpoints(fails: Fails, trained: Path, tmp_path
 
 def test_resume_from_other_steps_an_epoch(fails: Fails, trained: Path) -> None:
     more = ["DATALOADER.ITERS_PER_EPOCH", "5", *ADAPT]
-    assert "epochs have 3 steps, this run's have 5" in fails("RESUME", str(trained), *more)
-
-
-def test_a_new_run_keeps_the_old_checkpoints(domains: Path, tmp_path: Path, trained: Path) -> None:
-    folder = tmp_path / "checkpoints" / "demo"
-    folder.mkdir(parents=True)
-    shutil.copy(trained, folder / "last.pt")
-    more = ["SOLVER.EPOCHS", "1", *ADAPT, "SEED", "5"]
-    assert "previous-last.pt" in train("configs/demo.yml", overrides(domains, tmp_path, *more))
-    assert (folder / "previous-last.pt").read_bytes() == trained.read_bytes()
-    assert (folder / "last.pt").read_bytes() != trained.read_bytes()
+    assert "DATALOADER.ITERS_PER_EPOCH was 3, is 5" in fails("RESUME", str(trained), *more)
 
 
 def test_one_camera_is_said(domains: Path, tmp_path: Path) -> None:

@@ -15,7 +15,6 @@ import torch
 
 from crossreid import configs
 from crossreid.configs import ConfigError
-from crossreid.engine.checkpoint import set_aside
 from crossreid.engine.errors import InputError, guarded
 from crossreid.engine.evaluate import load_extractor
 from crossreid.engine.evaluation.report import load_features
@@ -45,16 +44,40 @@ def test_an_empty_file_is_no_checkpoint(tmp_path: Path) -> None:
         read_checkpoint(tmp_path / "empty.pt")
 
 
-def test_another_optimizer_is_refused(domains: Path, tmp_path: Path, trained: Path) -> None:
-    with pytest.raises(InputError, match=r"its SOLVER\.OPTIMIZER is adamw, this run's sgd"):
-        again(domains, tmp_path, trained, "SOLVER.OPTIMIZER", "sgd")
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (["SOLVER.OPTIMIZER", "sgd"], r"SOLVER\.OPTIMIZER was adamw, is sgd"),
+        (["SEED", "7", "SOLVER.LR", "0.5"], r"SEED was 0, is 7; SOLVER\.LR was 0\.001, is 0\.5"),
+        (["CAMERA_AWARE.EPS", "0.7"], r"CAMERA_AWARE\.EPS was 0\.\d+, is 0\.7"),
+        (["DATALOADER.BATCH_SIZE", "8"], r"DATALOADER\.BATCH_SIZE was 16, is 8"),
+        (["DATASETS.SYNTHETIC.SEED", "1"], "holds other images than the run that is to be resumed"),
+        (["DATASETS.TARGET", "synthetic:night"], "holds other images than the run that is to be resumed"),
+    ],
+)
+def test_what_changes_numbers_is_refused_by_name(
+    change: list[str], told: str, domains: Path, tmp_path: Path, trained: Path
+) -> None:
+    with pytest.raises(InputError, match=told):
+        again(domains, tmp_path, trained, *change)
     assert not (tmp_path / "logs" / "demo" / "config.yml").exists()  # nothing of the failed run is left
 
 
-def test_rates_that_a_resumed_run_keeps_are_named(domains: Path, tmp_path: Path, trained: Path) -> None:
-    told = again(domains, tmp_path, trained, "SOLVER.LR", "0.5")
-    assert "RESUME goes on with the checkpoint's SOLVER.LR 0.001" in told
-    assert "RESUME goes on" not in again(domains, tmp_path / "same", trained)
+def test_what_changes_no_number_may_differ(domains: Path, tmp_path: Path, trained: Path) -> None:
+    free = [
+        "SOLVER.EPOCHS",
+        "2",
+        "SOLVER.STEPS",
+        "[1, 2]",
+        "TEST.PERIOD",
+        "2",
+        "LOG.PERIOD",
+        "1",
+        "ECN.ALPHA",
+        "0.5",
+    ]
+    assert "epoch 2/2" in again(domains, tmp_path, trained, *free)
+    assert "SOLVER.STEPS was" not in (tmp_path / "logs" / "demo" / "train.log").read_text()
 
 
 def test_other_ranks_of_the_curve_after_a_resume(domains: Path, tmp_path: Path, trained: Path) -> None:
@@ -69,8 +92,8 @@ def test_other_ranks_of_the_curve_after_a_resume(domains: Path, tmp_path: Path, 
     [
         ({"format": 99}, "format 99, this version reads 1"),
         ({"engine": 3}, "not a checkpoint of METHOD"),
-        ({"config": "a: [}"}, "the checkpoint's config is damaged"),
-        ({"config": "[1, 2]"}, "the checkpoint's config is damaged"),
+        ({"config": "a: [}"}, "'s config is damaged"),
+        ({"config": "[1, 2]"}, "'s config is damaged"),
         ({"model": {3: torch.ones(2)}}, "of another architecture|holds no weights"),
     ],
 )
@@ -86,56 +109,28 @@ def test_damaged_contents(
             load_extractor(file, None, [])
 
 
-def test_a_new_run_sets_numbered_checkpoints_aside(tmp_path: Path) -> None:
-    for name in ("last.pt", "best.pt", "epoch-00004.pt"):
-        (tmp_path / name).touch()
-    assert set_aside(tmp_path) == ["previous-best.pt", "previous-epoch-00004.pt", "previous-last.pt"]
-    assert not list(tmp_path.glob("epoch-*.pt"))
-
-
-def test_resuming_another_run_sets_this_name_s_checkpoints_aside(
-    domains: Path, tmp_path: Path, trained: Path
-) -> None:
+def test_a_run_of_a_used_name_is_refused_or_renamed(domains: Path, tmp_path: Path, trained: Path) -> None:
     folder = tmp_path / "checkpoints" / "demo"
     folder.mkdir(parents=True)
-    (folder / "last.pt").write_bytes(b"of an earlier run")
-    record = tmp_path / "logs" / "demo" / "metrics.jsonl"
-    record.parent.mkdir(parents=True)
-    record.write_text('{"step": 1, "train/loss": 5.0}\n')
-    assert "are kept as previous-last.pt" in again(domains, tmp_path, trained, "SOLVER.EPOCHS", "2")
-    assert (folder / "previous-last.pt").read_bytes() == b"of an earlier run"
-    steps = [json.loads(line)["step"] for line in record.read_text().splitlines()]
-    assert min(steps) > 3  # none of the earlier run's
-    own = train("configs/demo.yml", overrides(domains, tmp_path, *ADAPT, "RESUME", str(folder / "last.pt")))
-    assert "previous" not in own
-
-
-def test_resuming_from_a_kept_checkpoint_needs_another_name(
-    domains: Path, tmp_path: Path, trained: Path
-) -> None:
-    folder = tmp_path / "checkpoints" / "demo"
-    folder.mkdir(parents=True)
-    shutil.copy(trained, folder / "previous-last.pt")
-    with pytest.raises(InputError, match="of an earlier run of this NAME: give the resumed run another NAME"):
-        again(domains, tmp_path, folder / "previous-last.pt")
-    assert "epoch 2/2" in again(domains, tmp_path, folder / "previous-last.pt", "NAME", "other")
-
-
-def test_a_run_without_a_step_sets_nothing_aside(domains: Path, tmp_path: Path, trained: Path) -> None:
-    folder = tmp_path / "checkpoints" / "demo"
-    folder.mkdir(parents=True)
-    (folder / "last.pt").write_bytes(b"of an earlier run")
-    again(domains, tmp_path, trained, "SOLVER.EPOCHS", "1")  # finished already
-    assert (folder / "last.pt").read_bytes() == b"of an earlier run"
+    shutil.copy(trained, folder / "last.pt")
+    with pytest.raises(InputError, match="a run of this NAME exists; continue it with RESUME auto"):
+        train("configs/demo.yml", overrides(domains, tmp_path, *ADAPT))
+    elsewhere = shutil.copy(trained, tmp_path / "other.pt")
+    with pytest.raises(InputError, match="a run of this NAME exists"):
+        again(domains, tmp_path, Path(elsewhere))
+    assert not (tmp_path / "logs").exists()
+    told = train("configs/demo.yml", overrides(domains, tmp_path, *ADAPT, "SEED", "5", "IF_EXISTS", "rename"))
+    assert "run demo-2:" in told
+    assert (folder / "last.pt").read_bytes() == trained.read_bytes()
+    assert (tmp_path / "checkpoints" / "demo-2" / "last.pt").is_file()
+    assert not (tmp_path / "logs" / "demo").exists()
 
 
 def test_the_schedule_of_a_resumed_run_is_its_own(domains: Path, tmp_path: Path, trained: Path) -> None:
-    told = again(
-        domains, tmp_path, trained, "SOLVER.STEPS", "[1]", "SOLVER.GAMMA", "0.5", "SOLVER.EPOCHS", "3"
-    )
-    assert "RESUME goes on" not in told
+    told = again(domains, tmp_path, trained, "SOLVER.STEPS", "[2]", "SOLVER.EPOCHS", "3")
+    assert "epoch 3/3" in told
     content = read_checkpoint(tmp_path / "checkpoints" / "demo" / "last.pt")
-    assert content["scheduler"]["_last_lr"] == pytest.approx([0.0005, 0.0005])
+    assert content["scheduler"]["_last_lr"] == pytest.approx([0.0001, 0.0001])
 
 
 def test_a_target_without_matches_has_no_scores_and_no_best(
@@ -179,7 +174,7 @@ def test_features_with_odd_identities(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("value", ["2020-13-45", "[1"])
 def test_overrides_that_are_no_values(value: str) -> None:
-    with pytest.raises(ConfigError, match="not a YAML value"):
+    with pytest.raises(ConfigError, match="is not YAML"):
         configs.load("configs/demo.yml", ["NAME", value])
 
 
