@@ -105,7 +105,7 @@ TABLES: dict[str, Sequence[Row]] = {
     "central_feature": (
         Row("stage 1: labelled summer", "patch-first", STAGE1),
         Row("stage 2, PEDAL (PAUL)", "pedal", STAGE2, FIRST),
-        Row("stage 2, central", "central", STAGE2, f"{FIRST} CENTRAL_FEATURE.LOSS central"),
+        Row("stage 2, controlled", "controlled", STAGE2, f"{FIRST} CENTRAL_FEATURE.MEMORY controlled"),
         Row("stage 2, PEDAL alone", "patches", STAGE2, f"{FIRST} CENTRAL_FEATURE.IMAGE_WEIGHT 0"),
         Row("stage 2, image-level loss alone", "images", STAGE2, f"{FIRST} CENTRAL_FEATURE.PATCH_WEIGHT 0"),
     ),

@@ -75,6 +75,9 @@ _C.DATALOADER.BATCH_SIZE = number(256, 2, 1e6)  # images a step in all: over all
 _C.DATALOADER.INSTANCES = number(
     0, 0, 1024
 )  # images of an identity in a batch of P x K source images; 0: any images
+_C.DATALOADER.ANCHORS = choice(
+    "identities", "images"
+)  # with INSTANCES: batches of random identities | of random images, each with others of its identity
 _C.DATALOADER.OTHER_CAMERAS = flag(True)  # with INSTANCES: prefer images of an identity from other cameras
 _C.DATALOADER.EPOCH = choice(
     "largest", "source", "target", "steps"

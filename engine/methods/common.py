@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,7 +43,14 @@ class TrainingParts:
 
 
 def training_parts(
-    cfg: CfgNode, data: Data, network: nn.Module, groups: Groups, *, wrap: bool = True, **options: bool
+    cfg: CfgNode,
+    data: Data,
+    network: nn.Module,
+    groups: Groups,
+    *,
+    wrap: bool = True,
+    factors: Mapping[int, Callable[[int], float]] | None = None,
+    **options: bool,
 ) -> TrainingParts:
     """Bring a network to the device and make its optimizer, precision and schedule.
 
@@ -51,6 +58,7 @@ def training_parts(
         network: the bare network; its parameters keep their names.
         groups: parameters and learning rate of each group; those that do not require gradients are left out.
         wrap: average gradients over ranks; False for a method that does so itself.
+        factors: of learning rates, of ``engine.optim.build_scheduler``.
         options: of ``engine.distributed.parallel``.
     """
     ranks = data.ranks
@@ -59,7 +67,7 @@ def training_parts(
     wrapped = parallel(network, ranks, sync_bn=cfg.MODEL.SYNC_BN, **options) if wrap else network
     precision = training_precision(cfg, ranks.device)
     optimizer = build_optimizer(cfg, groups)
-    scheduler = build_scheduler(cfg, optimizer)
+    scheduler = build_scheduler(cfg, optimizer, factors)
     state = {"model": wrapped, "optimizer": optimizer, "scaler": precision.scaler, "scheduler": scheduler}
     return TrainingParts(wrapped, optimizer, precision, scheduler, state)
 
