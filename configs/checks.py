@@ -39,6 +39,11 @@ def _check_together(cfg: CfgNode) -> None:
         )
     if not cfg.TEST.RANKS:
         raise ConfigError("TEST.RANKS is empty; name one rank of the CMC curve or more, [1, 5, 10]")
+    if cfg.CHECKPOINT.SELECT not in ("last", "oracle") and not (cfg.TEST.CRITERIA and cfg.DATASETS.ADAPT):
+        raise ConfigError(
+            f"CHECKPOINT.SELECT {cfg.CHECKPOINT.SELECT} judges the target's training images: set TEST.CRITERIA and "
+            "DATASETS.ADAPT true, or select last or oracle"
+        )
     if not cfg.DATASETS.TARGET:
         raise ConfigError("DATASETS.TARGET is empty; name the domain to evaluate on (it may be the source)")
     if solver.WARMUP_EPOCHS > solver.EPOCHS:

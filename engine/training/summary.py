@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from yacs.config import CfgNode
 
+from crossreid.engine import checkpoint
 from crossreid.engine.data import Data, Evaluation, read
 from crossreid.engine.distributed import Ranks
 from crossreid.engine.errors import InputError
@@ -95,8 +96,12 @@ def conclude(evaluation: TargetEvaluation, logs: Path, saved: Path) -> None:
     picture = logs / "ranklist.png"
     LOGGER.info("results\n\n%s\n", evaluation.table())
     LOGGER.info("logs %s/ (train.log, metrics.jsonl, config.yml, tensorboard)", logs)
-    written = [str(path) for path in (saved / "last.pt", saved / "best.pt") if path.is_file()]
+    written = {name: saved / name for name in checkpoint.KEPT if (saved / name).is_file()}
     if written:
-        LOGGER.info("checkpoints %s", " and ".join(written))
+        LOGGER.info("checkpoints %s", ", ".join(map(str, written.values())))
+    name = evaluation.result_file
+    if name in written:
+        why = {"last.pt": "last epoch", "best.pt": "oracle: chosen by the target's labels"}
+        LOGGER.info("result %s (%s)", name, why.get(name, f"highest {evaluation.cfg.CHECKPOINT.SELECT}"))
     if evaluation.draw(picture):
         LOGGER.info("rank list %s (query blue, right green, wrong red)", picture)
