@@ -200,7 +200,7 @@ class PerSample(Dataset[tuple[Tensor, int, int, int]]):
 
     def __init__(self, split: Split, cfg: CfgNode) -> None:
         self.split, o = split, cfg.INPUT
-        crop = tv.RandomCrop(o.SIZE, padding=o.PAD, fill=tuple(o.PAD_VALUE))
+        crop = tv.RandomCrop(o.SIZE, padding=o.PAD, fill=tuple(o.PAD_VALUE * (3 // len(o.PAD_VALUE))))
         steps = [tv.Resize(o.SIZE), tv.RandomHorizontalFlip(o.FLIP), crop, tv.ToTensor()]
         erase = tv.RandomErasing(o.ERASE, tuple(o.ERASE_AREA))
         self.transform = tv.Compose([*steps, tv.Normalize(o.MEAN, o.STD), erase])

@@ -13,23 +13,30 @@ KEYS = Section()
 KEYS.STAGE = choice(
     "pretrain", "unsupervised"
 )  # pretrain: one source | unsupervised: target, from MODEL.WEIGHTS
-KEYS.PATCHES = number(6, 1, 64)  # windows an image; must divide the height of the feature map
+KEYS.PATCHES = number(6, 1, 64)  # windows an image
 KEYS.PATCH_DIM = number(256, 1, 1e5)  # dimension of a patch's feature
-KEYS.EMBED_DIM = number(128, 1, 1e5)  # pretrain: dimension of a patch's embedding
+KEYS.EMBED_DIM = number(128, 1, 1e5)  # dimension of a patch's embedding; frozen in stage 2
 KEYS.TRIPLET_WEIGHT = number(0.1, 0, 1000)  # pretrain: beside the sum of the patches' cross-entropies
 KEYS.TRIPLET_MARGIN = number(1.0, 0, 1000)  # pretrain: on L2-normalised embeddings
 KEYS.GENERATOR_LR = number(1e-5, 0, 1000)  # pretrain: rate of the patch generator
-KEYS.GENERATOR_START = number(25, 1, 1e6)  # pretrain: first epoch in which it trains
-KEYS.GENERATOR_END = number(39, 0, 1e6)  # pretrain: last one; below START: never
-KEYS.LOSS = choice("pedal", "central")  # of patches: pedal (PAUL's) | central (our reading of the title)
-KEYS.PATCH_WEIGHT = number(2.0, 0, 1000)  # of that loss
+KEYS.GENERATOR_START = number(26, 1, 1e6)  # pretrain: first epoch in which it trains
+KEYS.GENERATOR_END = number(40, 0, 1e6)  # pretrain: last one; below START: never
+KEYS.PATCH_WEIGHT = number(2.0, 0, 1000)  # of the patches' loss, PEDAL
 KEYS.SCALE = number(
     15.0, 0.001, 10000.0
 )  # inverse temperature on squared distances; 15 for Market, 5 for Duke
 KEYS.NEIGHBORS = number(10, 1, 1e6)  # k nearest memory rows of a patch
+KEYS.NEIGHBOR_GROWTH = number(0, 0, 1e6)  # neighbours that join evenly over all epochs
+KEYS.MEMORY = choice(
+    "momentum", "controlled", "latest"
+)  # a patch row: running mean | MEMORY_GAINS | last feature
+KEYS.MEMORY_GAINS = numbers([0.1, 0.0, 0.2], 0, 10, length=3)  # controlled: of error, its sum, its growth
 KEYS.KEEP = number(0.9, 0, 1)  # share of a memory row (of patches, of images) that an update keeps
+KEYS.EMBEDDING_WEIGHT = number(
+    0.0, 0, 1000
+)  # of PEDAL on embeddings, with as many neighbours as a batch has images
 KEYS.IMAGE_WEIGHT = number(1.0, 0, 1000)  # of the image-level loss
-KEYS.IMAGE_MARGIN = number(2.0, 0, 1000)  # on distances of concatenated patch features, 0 to 2 sqrt(PATCHES)
+KEYS.IMAGE_MARGIN = number(2.0, 0, 1000)  # on distances of embeddings: PATCHES x EMBED_DIM cosines
 KEYS.MAX_RANK = number(15, 1, 1e6)  # images of the batch that cyclic ranking tries as the hard negative
 KEYS.NEAREST = number(3, 1, 1e6)  # a negative's own nearest must not contain the anchor
 KEYS.VIEW_JITTER = numbers(
@@ -69,5 +76,7 @@ def check(cfg: CfgNode) -> None:
             "CENTRAL_FEATURE.STAGE unsupervised starts from a stage-1 checkpoint: set MODEL.WEIGHTS to last.pt of a "
             "run with STAGE pretrain"
         )
-    if not options.PATCH_WEIGHT and not options.IMAGE_WEIGHT:
-        raise ConfigError("CENTRAL_FEATURE.PATCH_WEIGHT and IMAGE_WEIGHT are both 0: nothing to train with")
+    if not (options.PATCH_WEIGHT or options.IMAGE_WEIGHT or options.EMBEDDING_WEIGHT):
+        raise ConfigError(
+            "CENTRAL_FEATURE.PATCH_WEIGHT, IMAGE_WEIGHT and EMBEDDING_WEIGHT are all 0: nothing to train with"
+        )

@@ -39,6 +39,11 @@ def _check_together(cfg: CfgNode) -> None:
         )
     if not cfg.TEST.RANKS:
         raise ConfigError("TEST.RANKS is empty; name one rank of the CMC curve or more, [1, 5, 10]")
+    if cfg.CHECKPOINT.SELECT not in ("last", "oracle") and not (cfg.TEST.CRITERIA and cfg.DATASETS.ADAPT):
+        raise ConfigError(
+            f"CHECKPOINT.SELECT {cfg.CHECKPOINT.SELECT} judges the target's training images: set TEST.CRITERIA and "
+            "DATASETS.ADAPT true, or select last or oracle"
+        )
     if not cfg.DATASETS.TARGET:
         raise ConfigError("DATASETS.TARGET is empty; name the domain to evaluate on (it may be the source)")
     if solver.WARMUP_EPOCHS > solver.EPOCHS:
@@ -55,6 +60,14 @@ def _check_together(cfg: CfgNode) -> None:
         raise ConfigError("DATALOADER.EPOCH source needs a source: name one in DATASETS.SOURCES")
     if cfg.MODEL.COMPILE and cfg.MODEL.CHECKPOINT_STAGES:
         raise ConfigError("MODEL.COMPILE true plans memory itself: set MODEL.CHECKPOINT_STAGES to 0")
+    if cfg.MODEL.BN_GROUP and cfg.MODEL.SYNC_BN:
+        raise ConfigError(
+            "MODEL.SYNC_BN true and MODEL.BN_GROUP contradict each other: set one of them to false or 0"
+        )
+    if cfg.MODEL.BN_GROUP == 1:
+        raise ConfigError(
+            "MODEL.BN_GROUP 1 leaves a batch norm without variance: set 0 (all images) or 2 and more"
+        )
     if cfg.INPUT.ERASE_AREA[0] > cfg.INPUT.ERASE_AREA[1]:
         raise ConfigError(f"INPUT.ERASE_AREA must be [smallest, largest], got {cfg.INPUT.ERASE_AREA}")
     if cfg.INPUT.CROP_RAW and cfg.METHOD == "disentangle" and cfg.DISENTANGLE.MASK_DIR:

@@ -22,6 +22,7 @@ _C.MODEL.LAST_STRIDE = choice(1, 2)  # of the last stage
 _C.MODEL.PRETRAINED = text("imagenet")  # imagenet | none | path of a weight file of the backbone
 _C.MODEL.WEIGHTS = text("")  # a checkpoint whose weights the whole network starts from
 _C.MODEL.SYNC_BN = flag(False)  # batch norm over the images of all ranks (GPUs)
+_C.MODEL.BN_GROUP = number(0, 0, 1e6)  # images a batch norm sees together; 0: all of a process
 _C.MODEL.COMPILE = flag(
     False
 )  # compile backbones and most losses: a minute at the start, needs a C++ compiler
@@ -74,6 +75,9 @@ _C.DATALOADER.BATCH_SIZE = number(256, 2, 1e6)  # images a step in all: over all
 _C.DATALOADER.INSTANCES = number(
     0, 0, 1024
 )  # images of an identity in a batch of P x K source images; 0: any images
+_C.DATALOADER.ANCHORS = choice(
+    "identities", "images"
+)  # with INSTANCES: batches of random identities | of random images, each with others of its identity
 _C.DATALOADER.OTHER_CAMERAS = flag(True)  # with INSTANCES: prefer images of an identity from other cameras
 _C.DATALOADER.EPOCH = choice(
     "largest", "source", "target", "steps"
@@ -111,9 +115,18 @@ _C.TEST.METRIC = choice("cosine", "euclidean")
 _C.TEST.BATCH_SIZE = number(256, 1, 1e6)  # images a forward pass on each rank
 _C.TEST.FLIP = flag(False)  # add the features of the mirrored images
 _C.TEST.AQE = number(0, 0, 1e4)  # gallery features averaged into each query; 0: off
+_C.TEST.CAMERA_NORM = flag(False)  # normalise each camera's features by the gallery's images of it
 _C.TEST.ROC = flag(False)  # true positive rate at false positive rates 1e-4, 1e-3, 1e-2 (eval.py)
 _C.TEST.CAMERA_PAIRS = flag(False)  # a table by query camera and gallery camera (eval.py)
 _C.TEST.CHUNK_MB = number(256, 1, 1e6)  # memory for a block of scores, MB
+_C.TEST.CRITERIA = flag(True)  # where the target is trained on: label-free criteria of its training images
+_C.TEST.CLUSTER = Section()  # the clustering that they judge
+_C.TEST.CLUSTER.DISTANCE = choice("jaccard", "ca_jaccard")  # ca_jaccard: camera-aware
+_C.TEST.CLUSTER.EPS = number(0.6, 0.01, 0.99)  # radius of DBSCAN
+_C.TEST.CLUSTER.MIN_SAMPLES = number(4, 1, 1e4)  # images within EPS of a core image, itself among them
+_C.TEST.CLUSTER.K1 = number(30, 1, 1e4)  # neighbours of a reciprocal set, the image itself included
+_C.TEST.CLUSTER.K2 = number(6, 1, 1e4)  # neighbours that a membership is averaged over; 1: none
+_C.TEST.CLUSTER.INDEX = choice("exact", "faiss")  # search for neighbours; faiss: approximate, needs faiss-cpu
 _C.TEST.RERANK = Section()  # k-reciprocal re-ranking (eval.py --rerank)
 _C.TEST.RERANK.K1 = number(20, 1, 1e4)  # neighbours of a reciprocal set
 _C.TEST.RERANK.K2 = number(6, 1, 1e4)  # neighbours that a membership is averaged over; 1: none
@@ -121,9 +134,13 @@ _C.TEST.RERANK.LAMBDA = number(0.3, 0, 1)  # weight of the original distance, 0.
 
 _C.CHECKPOINT = Section()
 _C.CHECKPOINT.PERIOD = number(1, 1, 1e6)  # epochs
+_C.CHECKPOINT.SELECT = choice(
+    "last", "silhouette", "stability", "camera_entropy", "density", "oracle"
+)  # the run's result: last.pt, selected.pt by a label-free criterion, or best.pt, which the target's labels choose
 _C.CHECKPOINT.N_SAVED = number(0, 0, 1e6)  # numbered checkpoints to keep beside last.pt and best.pt
 
 _C.LOG = Section()
 _C.LOG.PERIOD = number(50, 1, 1e9)  # steps between lines; losses are read from the device only then
 _C.LOG.TENSORBOARD = flag(True)  # write event files to logs/NAME/tensorboard
 _C.LOG.RANK_LIST = number(8, 0, 100)  # queries drawn with their top 10 after training; 0: no picture
+_C.LOG.REPORT = flag(False)  # write logs/NAME/report.html at the end (needs the extra report)

@@ -42,7 +42,13 @@ def check(cfg: CfgNode) -> None:
     source_and_target(cfg, "DISENTANGLE")
     if not cfg.DISENTANGLE.MMD_SIGMAS:
         raise ConfigError("DISENTANGLE.MMD_SIGMAS is empty; name one kernel width or more")
-    if cfg.DATALOADER.INSTANCES < 2:
+    if cfg.DISENTANGLE.VARIANT == "arn":
+        if cfg.DISENTANGLE.JITTER or cfg.DISENTANGLE.APP_WEIGHT:
+            raise ConfigError(
+                "DISENTANGLE.VARIANT arn redraws every image as it is and has no loss of pairs: set DISENTANGLE.JITTER "
+                "false and DISENTANGLE.APP_WEIGHT 0"
+            )
+    elif cfg.DATALOADER.INSTANCES < 2:
         raise ConfigError(
             f"METHOD disentangle needs pairs of one person: DATALOADER.INSTANCES is {cfg.DATALOADER.INSTANCES}, "
             "set it to 2 or more"

@@ -29,3 +29,19 @@ def source_and_target(cfg: CfgNode, section: str) -> None:
         raise ConfigError(
             f"DATALOADER.BATCH_SIZE {batch} is odd; half of it is source, half target: make it even"
         )
+
+
+def clustering(cfg: CfgNode) -> None:
+    """For methods that cluster the target."""
+    method, instances = cfg.METHOD, cfg.DATALOADER.INSTANCES
+    if not cfg.DATASETS.ADAPT:
+        raise ConfigError(f"METHOD {method} trains on the target's images: set DATASETS.ADAPT true")
+    if instances < 1:
+        raise ConfigError(
+            f"METHOD {method} draws several images of a cluster: set DATALOADER.INSTANCES (16 in Cluster Contrast)"
+        )
+    if cfg.INPUT.CAMSTYLE in ("cyclegan", "stargan", "plain"):
+        raise ConfigError(
+            f"METHOD {method} draws images by their clusters, INPUT.CAMSTYLE {cfg.INPUT.CAMSTYLE} draws copies: "
+            "set it to none or statistics"
+        )

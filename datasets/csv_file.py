@@ -6,7 +6,7 @@ import csv
 import io
 from pathlib import Path
 
-from crossreid.datasets.listing import read_text
+from crossreid.datasets.listing import is_file, read_text
 from crossreid.datasets.splits import PARTS, UNKNOWN, DatasetError, Row, Splits, make_splits
 
 NEEDED = "path,pid,camid,split"
@@ -54,8 +54,8 @@ def _check_columns(columns: list[str], path: Path) -> None:
     lacking = [column for column in ("path", "camid") if column not in columns]
     if lacking:
         raise DatasetError(
-            f"{path}: column {lacking[0]} is missing; found {','.join(columns)!r}, needed {NEEDED}, or path,camid "
-            "for images without identities"
+            f"{path}: column {lacking[0]} is missing; found {','.join(columns)[:200]!r}, needed {NEEDED}, "
+            "or path,camid for images without identities"
         )
 
 
@@ -63,7 +63,7 @@ def _parse(row: dict[str, str | None], path: Path, line: int, missing: str) -> t
     values = {column: (value or "").strip() for column, value in row.items() if isinstance(value, str)}
     part = values.get("split", "") if "split" in row else "train"
     if part not in PARTS:
-        raise DatasetError(f"{path}, line {line}: split {part!r} is not one of train, query, gallery")
+        raise DatasetError(f"{path}, line {line}: split {part[:40]!r} is not one of train, query, gallery")
     pid = values.get("pid", "") if "pid" in row else str(UNKNOWN)
     camera = values.get("camid", "")
     try:
@@ -74,10 +74,10 @@ def _parse(row: dict[str, str | None], path: Path, line: int, missing: str) -> t
         ) from error
     if min(numbers) < UNKNOWN:
         raise DatasetError(
-            f"{path}, line {line}: pid {numbers[0]} and camid {numbers[1]} must be 0 or more, or -1 for unknown"
+            f"{path}, line {line}: pid {pid[:40]} and camid {camera[:40]} must be 0 or more, or -1 for unknown"
         )
     relative = values.get("path", "")
     image = path.parent / relative
-    if not relative or "\0" in relative or (missing == "error" and not image.is_file()):
-        raise DatasetError(f"{path}, line {line}: no such image {image}")
+    if not relative or "\0" in relative or (missing == "error" and not is_file(image)):
+        raise DatasetError(f"{path}, line {line}: no such image {str(image)[:300]}")
     return part, (str(image), *numbers)

@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from crossreid.datasets.listing import inside, list_images, read_text
+from crossreid.datasets.listing import inside, is_file, list_images, read_text
 from crossreid.datasets.splits import PARTS, DatasetError, Row, Splits, make_splits
 
 NAME = re.compile(r"(\d+)_(\d+)_(\d+)")  # identity_camera_number, cameras from 0
@@ -52,7 +52,7 @@ def _check_meta(root: Path, names: tuple[str, ...]) -> None:
     missing = sorted(listed.difference(names))
     if missing:
         raise DatasetError(
-            f"{root}: {len(missing):,} images of meta.json are missing, the first: images/{missing[0]}; "
+            f"{root}: {len(missing):,} images of meta.json are missing, the first: images/{missing[0][:200]}; "
             "unpack the archive again"
         )
 
@@ -141,10 +141,10 @@ def _last(path: Any) -> str:
 def _there(splits: Splits, path: Path) -> Splits:
     """The splits, if all images that the file lists are there."""
     listed = [image for part in PARTS for image in getattr(splits, part).paths]
-    missing = [image for image in listed if not Path(image).is_file()]
+    missing = [image for image in listed if not is_file(Path(image))]
     if missing:
         raise DatasetError(
-            f"{path}: {len(missing):,} of {len(listed):,} listed images are missing, first {missing[0]}; "
+            f"{path}: {len(missing):,} of {len(listed):,} listed images are missing, first {missing[0][:300]}; "
             "unpack the dataset again"
         )
     return splits

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 import os
 import zlib
 from collections.abc import Callable, Sequence
@@ -111,15 +113,17 @@ def decode_rows(
         CRC-32 of each image's bytes, and for rows that do not decode the reason.
     """
     first, paths = share
-    pixels = np.zeros((len(paths), 3, *size[:2]), np.uint8)
-    corrupt = {}
-    for row, path in enumerate(paths):
-        try:
-            pixels[row] = decode(path, *size)
-        except Exception as error:  # Pillow's plugins raise nearly anything on damaged files
-            corrupt[first + row] = reason(error)
-    if target:
-        with Path(target).open("r+b") as file:
-            file.seek(first * pixels[0].nbytes)
-            file.write(pixels.data)
-    return [zlib.crc32(image.data) for image in pixels], corrupt
+    shape = (3, *size[:2])
+    checksums, corrupt = [], {}
+    with Path(target).open("r+b") if target else contextlib.nullcontext() as file:
+        if file:
+            file.seek(first * math.prod(shape))
+        for row, path in enumerate(paths, first):
+            try:
+                pixels = decode(path, *size)
+            except Exception as error:  # Pillow's plugins raise nearly anything on damaged files
+                corrupt[row], pixels = reason(error), np.zeros(shape, np.uint8)
+            checksums.append(zlib.crc32(pixels.data))
+            if file:  # at once, while the pixels are in the processor's cache
+                file.write(pixels.data)
+    return checksums, corrupt

@@ -208,6 +208,27 @@ class AreaCrop(Geometric):
         return sample(images, x, y, "bilinear")
 
 
+class WidthCrop(AreaCrop):
+    """Cut a box of random area whose width is drawn first, from the area's share of the full width up to all of it.
+
+    Source: the second view of PAUL's program (Yang et al., CVPR 2019).
+    """
+
+    def __init__(self, area: tuple[float, float]) -> None:
+        super().__init__(area)
+
+    def draw(self, images: Tensor, generator: torch.Generator) -> tuple[Tensor, ...]:
+        """Corner and size of the boxes in pixels: top, left, height, width, each [B]."""
+        batch, _, full_height, full_width = images.shape
+        share = uniform(batch, *self.area, generator)
+        least = (share * full_width).round()
+        width = (least + uniform(batch, 0, 1, generator) * (full_width - least)).floor().clamp_min(1)
+        height = (share * full_height * full_width / width).floor().clamp(1, full_height)
+        top = (uniform(batch, 0, 1, generator) * (full_height - height + 1)).floor()
+        left = (uniform(batch, 0, 1, generator) * (full_width - width + 1)).floor()
+        return top, left, height, width
+
+
 def _inside(full: int, start: Tensor, length: Tensor) -> Tensor:
     """Where ``full`` output pixels lie in a stretch of the input, kept within its outer pixels' centres [B, full]."""
     places = (torch.arange(full, device=start.device) + 0.5)[None] * (length / full)[:, None] - 0.5

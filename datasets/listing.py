@@ -101,13 +101,24 @@ def is_image(path: Path) -> bool:
         return False
 
 
+def is_file(path: Path) -> bool:
+    """Whether a file is there; False where the path cannot be one (too long, a NUL in it)."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
+
+
 def inside(folder: Path, relative: str) -> Path:
     """``folder/relative``, each part as it is or else without regard to case."""
     path = folder
     for part in Path(relative).parts:
         exact = path / part
         if not exact.exists() and path.is_dir():
-            same = sorted(p for p in path.iterdir() if p.name.casefold() == part.casefold())
+            try:
+                same = sorted(p for p in path.iterdir() if p.name.casefold() == part.casefold())
+            except OSError as error:
+                raise DatasetError(f"{path}: cannot be listed ({error.strerror})") from error
             exact = same[0] if same else exact
         path = exact
     return path

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from crossreid.datasets.listing import inside, read_text
+from crossreid.datasets.listing import inside, is_file, read_text
 from crossreid.datasets.splits import PARTS, DatasetError, Row, Split, Splits, make_splits
 
 CAMERA = re.compile(r"-?\d+_[^_]+_(\d+)_")  # 0000_000_01_0303morning_0008_0.jpg: the third field
@@ -31,10 +31,10 @@ def _read_list(root: Path, list_name: str, images: str) -> list[Row]:
 
 
 def _check_files(split: Split) -> None:
-    missing = [path for path in split.paths if not Path(path).is_file()]
+    missing = [path for path in split.paths if not is_file(Path(path))]
     if missing:
         raise DatasetError(
-            f"{split.name}: {len(missing):,} of {len(split):,} listed images are missing, first {missing[0]}; "
+            f"{split.name}: {len(missing):,} of {len(split):,} listed images are missing, first {missing[0][:300]}; "
             "unpack the archive again"
         )
 

@@ -39,8 +39,9 @@ def canonical(name: str) -> tuple[str, str]:
         raise DatasetError("synthetic: a domain is needed, as in synthetic:summer")
     if head in ("synthetic", *OWN):
         return head, tail
-    if "." in head:
-        return name.strip().partition(":")[0], tail
+    module = name.strip().partition(":")[0]
+    if "." in module and all(part.isidentifier() for part in module.split(".")):
+        return module, tail
     known = [*resolver.LAYOUTS, *ALIASES, "synthetic:<domain>", "csv:<file>", "folder:<folder>"]
     known += ["cameras:<folder>", "your.module:<folder>"]
     near = difflib.get_close_matches(name, known, 1, 0.4)
@@ -153,16 +154,21 @@ def _read_outside(module: str, folder: Path) -> Splits:
 def _given(base: Path, tail: str) -> Path:
     """The path after the colon, as it is or below the root."""
     path = Path(tail).expanduser() if tail else base
-    path = path if path.exists() or path.is_absolute() else base / tail
-    if not path.exists():
-        raise DatasetError(f"no such file or folder: {path}")
-    return path
+    try:
+        path = path if path.exists() or path.is_absolute() else base / tail
+        if path.exists():
+            return path
+    except OSError:  # a name that is too long
+        pass
+    raise DatasetError(f"no such file or folder: {str(path)[:300]}")
 
 
 def _csv_path(base: Path, tail: str) -> Path:
     path = _given(base, tail)
     if path.is_file():
         return path
+    if not path.is_dir():
+        raise DatasetError(f"csv: {path} is neither a file nor a folder")
     files = sorted(path.glob("*.csv"))
     if len(files) != 1:
         raise DatasetError(f"csv: {path} holds {len(files)} .csv files; name the one meant: csv:<file>")

@@ -158,6 +158,50 @@ class IdentitySampler(_Sharded):
         return np.resize(order, self.images)  # repeats from the start where there are fewer
 
 
+class PartnerSampler(_Sharded):
+    """Images in random order, each beside K - 1 random images of its identity, which may be itself, on one rank.
+
+    Args:
+        pids: [N] identity of each item.
+        anchors: images in a batch before their partners are counted, over all ranks.
+        images: K.
+        num_batches: length of an epoch; default N // anchors, at least 1.
+        rank, world_size, seed: as in ``ShuffledSampler``.
+
+    Source: the pairs of PAUL's stage 1 (Yang et al., CVPR 2019).
+    """
+
+    def __init__(
+        self,
+        pids: NDArray[np.int64],
+        anchors: int,
+        images: int,
+        *,
+        rank: int = 0,
+        world_size: int = 1,
+        seed: int = 0,
+        num_batches: int | None = None,
+    ) -> None:
+        super().__init__(anchors * images, rank, world_size, images)
+        if not len(pids):
+            raise DatasetError("a sampler needs at least one item")
+        numbers, self._counts = np.unique(pids, return_inverse=True, return_counts=True)[1:]
+        self._identity, self._order = numbers.reshape(-1), np.argsort(pids, kind="stable")
+        self._starts = np.cumsum(self._counts) - self._counts  # of each identity in the order
+        self.anchors, self.images, self.seed = anchors, images, seed
+        self.num_batches = num_batches or max(1, len(pids) // anchors)
+
+    def global_epoch(self, epoch: int) -> Rows:
+        needed, items = self.num_batches * self.anchors, len(self._identity)
+        passes = range(-(-needed // items))
+        rows = np.concatenate([generator(self.seed, epoch, p).permutation(items) for p in passes])[:needed]
+        share = generator(self.seed, epoch, 0, 1).random((needed, self.images - 1))
+        identity = self._identity[rows][:, None]
+        place = self._starts[identity] + (share * self._counts[identity]).astype(np.int64)
+        groups = np.concatenate([rows[:, None], self._order[place]], axis=1)  # [anchors, K]
+        return groups.reshape(self.num_batches, self.batch_size)
+
+
 class RelabelledSampler:
     """P identities x K images of the labels as they stand when an epoch begins; rows labelled -1 are never drawn.
 
@@ -202,7 +246,9 @@ class StyledSampler:
         seed: of the choice.
     """
 
-    def __init__(self, sampler: ShuffledSampler | IdentitySampler, choices: Rows, *, seed: int = 0) -> None:
+    def __init__(
+        self, sampler: ShuffledSampler | IdentitySampler | PartnerSampler, choices: Rows, *, seed: int = 0
+    ) -> None:
         self.sampler, self.choices, self.seed = sampler, choices, seed
 
     def __len__(self) -> int:

@@ -33,7 +33,8 @@ MAGIC = b"reid-u8\n"
 FOOTER = struct.Struct("<8sQI")
 CHECKED_BYTES = 4 << 30  # of larger stores only this much, drawn at random, is read at opening
 FEW = 800  # images that one process decodes faster than several processes start
-SHARE = 32  # images that a worker decodes, or a thread checks, at a time
+SHARE_BYTES = 16 << 20  # of pixels that a worker decodes at a time: it never waits for the next share
+CHECKED_ROWS = 32  # that a thread checks at a time
 
 logger = logging.getLogger(__name__)
 
@@ -155,7 +156,9 @@ def _sound(handle: int, row_bytes: int, rows: NDArray[np.int64], checksums: NDAr
             zlib.crc32(image.data) == checksum for image, checksum in zip(block, checksums[part])
         )
 
-    return all(threads(os.getpid()).map(sound, np.split(rows, np.arange(SHARE, len(rows), SHARE))))
+    return all(
+        threads(os.getpid()).map(sound, np.split(rows, np.arange(CHECKED_ROWS, len(rows), CHECKED_ROWS)))
+    )
 
 
 def decode_all(
@@ -169,7 +172,8 @@ def decode_all(
     Raises:
         OSError: the file cannot be written, or a worker was killed.
     """
-    shares = [(row, paths[row : row + SHARE]) for row in range(0, len(paths), SHARE)]
+    share = max(1, min(SHARE_BYTES // (3 * size[0] * size[1]), len(paths) // (4 * max(1, workers))))
+    shares = [(row, paths[row : row + share]) for row in range(0, len(paths), share)]
     work = functools.partial(decode_rows, target, size)
     checksums: list[int] = []
     corrupt: dict[int, str] = {}

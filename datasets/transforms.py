@@ -24,6 +24,7 @@ from crossreid.datasets.geometry import (
     PadCrop,
     Rotation,
     Tensor,
+    WidthCrop,
     as_floats,
     first_fit,
     uniform,
@@ -39,6 +40,7 @@ __all__ = [
     "PadCrop",
     "RandomErasing",
     "Rotation",
+    "WidthCrop",
     "camera_statistics",
     "iteration_generator",
 ]

@@ -51,7 +51,7 @@ def _on_cpu(amp: str, device: torch.device) -> tuple[str, str]:
         return chosen, f"a bfloat16 convolution takes {factor:.2g} times the time of a float32 one here"
     if factor > 1:
         LOGGER.warning(
-            "SOLVER.AMP bfloat16: a convolution takes %.2g times the time of a float32 one on this CPU; SOLVER.AMP auto "
+            "SOLVER.AMP bfloat16: a convolution takes %.2g times the time of a float32 one on this CPU; AMP auto "
             "takes the faster",
             factor,
         )

@@ -18,6 +18,7 @@ from crossreid.engine.errors import InputError
 from crossreid.engine.identity import check_same_run
 from crossreid.modeling.weights import first_line, load_network, read_checkpoint, state_dict_of
 
+KEPT = ("last.pt", "best.pt", "selected.pt")  # of a run, beside numbered ones
 FORMAT = 1
 
 

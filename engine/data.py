@@ -19,6 +19,7 @@ from crossreid.datasets.images import ImageDataset
 from crossreid.datasets.raw_crops import RawCrops
 from crossreid.datasets.samplers import (
     IdentitySampler,
+    PartnerSampler,
     RelabelledSampler,
     Sampler,
     ShuffledSampler,
@@ -72,9 +73,11 @@ class Data:
         generator = self._generator(name, step)
         return self.domains[name].transform.together(batch.images, masks, generator, batch.cams)
 
-    def second_view(self, name: str, batch: Batch, step: int, transform: Compose) -> torch.Tensor:
+    def second_view(
+        self, name: str, batch: Batch, step: int, transform: Compose, view: int = 1
+    ) -> torch.Tensor:
         """The images of a batch under another transform with random numbers of its own: [B, 3, H, W]."""
-        return transform(batch.images, self._generator(name, step, view=1), batch.cams)
+        return transform(batch.images, self._generator(name, step, view), batch.cams)
 
     def _generator(self, name: str, step: int, view: int = 0) -> torch.Generator:
         epoch, position = divmod(step - 1, len(self.streams))
@@ -273,7 +276,7 @@ def shown(cfg: CfgNode, domain: Domain, seed: int, ranks: Ranks) -> Shown:
 
 def build_sampler(
     cfg: CfgNode, domain: Domain, batch: int, steps: int, ranks: Ranks, seed: int
-) -> ShuffledSampler | IdentitySampler:
+) -> ShuffledSampler | IdentitySampler | PartnerSampler:
     """Any images in random order, or with ``DATALOADER.INSTANCES`` P x K images of a labelled domain."""
     place: dict[str, Any] = {
         "rank": ranks.rank,
@@ -285,6 +288,8 @@ def build_sampler(
     if not instances or not domain.num_identities:
         return ShuffledSampler(len(split), batch, **place)
     identities = identities_of(batch, instances, ranks)
+    if cfg.DATALOADER.ANCHORS == "images":
+        return PartnerSampler(split.pids, identities, instances, **place)
     if domain.num_identities < identities:
         raise InputError(
             f"{split.name} has {domain.num_identities} identities, a batch wants {identities} (DATALOADER.BATCH_SIZE "

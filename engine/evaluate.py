@@ -12,8 +12,10 @@ from yacs.config import CfgNode
 
 from crossreid import configs
 from crossreid.configs.overrides import set_apart
-from crossreid.engine.data import build_evaluation
+from crossreid.engine.data import build_evaluation, read
 from crossreid.engine.deploy.network import load_extractor
+from crossreid.engine.deploy.report_page import Subject, need_report, write_report
+from crossreid.engine.deploy.report_subject import subject
 from crossreid.engine.distributed import Ranks, parse_devices
 from crossreid.engine.errors import InputError, guarded
 from crossreid.engine.evaluation.extraction import extract_query_gallery
@@ -60,6 +62,7 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--flip", action="store_true", help="add the features of mirrored images (TEST.FLIP)")
     parser.add_argument("--ap", help="rectangular or trapezoidal (TEST.AP)")
+    parser.add_argument("--report", metavar="FILE.html", help="also write one HTML page of the evaluation")
     parser.add_argument("--features-only", action="store_true", help="write the features and stop")
     plain, assigned = set_apart(sys.argv[1:] if arguments is None else arguments)
     options = parser.parse_intermixed_args(plain)
@@ -70,6 +73,8 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
 def _main(options: argparse.Namespace) -> None:
     setup_text(None, quiet=False)
     devices = parse_devices(options.device)
+    if options.report:
+        need_report()
     if len(devices) > 1:
         raise InputError(f"eval.py runs on one device, got {options.device}")
     overrides = list(options.overrides)
@@ -89,6 +94,8 @@ def _main(options: argparse.Namespace) -> None:
         cfg = _saved_config(folder / f"{run}{CONFIG}", options.config, overrides)
         query, gallery = load_features(folder, run)
         _score(cfg, devices[0], folder, run, folder.name, (query, gallery), options.rerank, str(path))
+        if options.report:
+            _report(options.report, Subject(f"{run} on {folder.name}", cfg, [], query, gallery))
         return
     cfg, extractor = load_extractor(path, options.config, overrides)
     ranks = Ranks(0, 0, 1, devices[0])
@@ -104,6 +111,12 @@ def _main(options: argparse.Namespace) -> None:
     LOGGER.info("features %s, %s", *files)
     if not options.features_only:
         _score(cfg, devices[0], folder, run, target.name, features, options.rerank, str(path))
+    if options.report:
+        _report(options.report, subject(cfg, [], *features, extractor, read(cfg, target.name)))
+
+
+def _report(path: str, about: Subject) -> None:
+    print(f"\n{write_report(Path(path), about)}")  # noqa: T201
 
 
 def features_folder(dataset: str) -> str:

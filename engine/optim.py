@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -57,8 +57,14 @@ def rate_factor(
     return ramp * gamma ** sum(epoch >= step for step in steps)
 
 
-def build_scheduler(cfg: CfgNode, optimizer: Optimizer) -> LambdaLR:
-    """The schedule, to be stepped once an epoch."""
+def build_scheduler(
+    cfg: CfgNode, optimizer: Optimizer, factors: Mapping[int, Callable[[int], float]] | None = None
+) -> LambdaLR:
+    """The schedule, to be stepped once an epoch.
+
+    Args:
+        factors: by the number of a group, its rate's factor after some finished epochs, in place of ``SOLVER``'s.
+    """
     solver = cfg.SOLVER
     options = {
         "epochs": solver.EPOCHS,
@@ -68,7 +74,12 @@ def build_scheduler(cfg: CfgNode, optimizer: Optimizer) -> LambdaLR:
         "warmup": solver.WARMUP_EPOCHS,
         "warmup_factor": solver.WARMUP_FACTOR,
     }
-    return LambdaLR(optimizer, lambda epoch: rate_factor(epoch, **options))
+    factors = factors or {}
+
+    def usual(epoch: int) -> float:
+        return rate_factor(epoch, **options)
+
+    return LambdaLR(optimizer, [factors.get(i, usual) for i in range(len(optimizer.param_groups))])
 
 
 class Precision:

@@ -27,7 +27,7 @@ def centroids(features: Tensor, labels: Tensor) -> Tensor:
     members = labels[own]
     count = torch.bincount(members)
     if not len(count) or bool((count == 0).any()):
-        raise ValueError(f"labels must be clusters 0..C-1 without holes, got {labels.unique().tolist()[:9]}")
+        raise ValueError(f"labels must be clusters 0..C-1 without holes, got {labels.tolist()[:9]}")
     total = features.new_zeros(len(count), features.shape[1]).index_add_(0, members, features[own])
     return F.normalize(total / count[:, None])
 

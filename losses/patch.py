@@ -1,4 +1,4 @@
-"""Losses of patch features against a patch memory, and of whole images against their running means."""
+"""PAUL's losses: patches against a patch memory, whole images against their running means, stage 1's triplet."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from crossreid.losses.distances import exact_cdist, safe_sqrt, squared_distances
 from crossreid.losses.precision import full_precision, upcast_half
 
 
-def pedal(features: Tensor, centers: Tensor, index: Tensor, *, scale: float, k: int) -> Tensor:
+def pedal(
+    features: Tensor, centers: Tensor, index: Tensor, *, scale: float, k: int, known: Tensor | None = None
+) -> Tensor:
     """Pull every patch to the k nearest of the other images' patch centres, away from the rest.
 
     ``-log( sum over the k nearest of exp(-s d) / sum over all others of exp(-s d) )`` with squared distances d;
@@ -24,6 +26,7 @@ def pedal(features: Tensor, centers: Tensor, index: Tensor, *, scale: float, k: 
         index: [B] own row of each image, 0..N-1; not checked on the device.
         scale: s, above 0.
         k: neighbours, from 1.
+        known: [N] which rows count, if not all do; each image needs another one that does.
 
     Returns:
         mean over patches and images.
@@ -33,39 +36,16 @@ def pedal(features: Tensor, centers: Tensor, index: Tensor, *, scale: float, k: 
 
     Source: Yang et al., Patch-based Discriminative Feature Learning (PAUL), CVPR 2019.
     """
-    features, centers = upcast_half(features), upcast_half(centers.detach())
-    if _all_are_near(centers, k):
-        return features.sum() * 0
-    logits = _logits(features, centers, index, scale)  # [K, B, N]
-    nearest = logits.detach().topk(k, dim=2).indices  # [K, B, k]
-    return (logits.logsumexp(dim=2) - logits.gather(2, nearest).logsumexp(dim=2)).mean()
-
-
-def central(features: Tensor, centers: Tensor, index: Tensor, *, scale: float, k: int) -> Tensor:
-    """Pull every patch to the central feature of its k nearest centres, away from the centres beyond them.
-
-    The central feature is the mean of the k nearest, at unit length: ``-log( e^(-s d_central) / (e^(-s d_central) +
-    sum over the others beyond the k nearest of e^(-s d)) )``. Arguments, result and errors as :func:`pedal`.
-
-    Source: our reading of "Central Feature Learning for Unsupervised Person Re-identification", whose text was
-    not available; the published PAUL loss is :func:`pedal`.
-    """
-    features, centers = upcast_half(features), upcast_half(centers.detach())
-    if _all_are_near(centers, k):
-        return features.sum() * 0
-    logits = _logits(features, centers, index, scale)  # [K, B, N]
-    nearest = logits.detach().topk(k, dim=2).indices  # [K, B, k]
-    patch = torch.arange(len(centers), device=centers.device)[:, None, None]
-    middle = F.normalize(centers[patch, nearest].mean(dim=2), dim=2)  # [K, B, D]
-    pull = scale * (2 * (features * middle).sum(dim=2) - middle.square().sum(dim=2))  # [K, B]
-    rest = logits.scatter(2, nearest, -math.inf).logsumexp(dim=2)
-    return F.softplus(rest - pull, threshold=40.0).mean()
-
-
-def _all_are_near(centers: Tensor, k: int) -> bool:
     if k < 1:
         raise ValueError(f"{k} neighbours asked for; k must be 1 or more")
-    return centers.shape[1] - 1 <= k
+    features, centers = upcast_half(features), upcast_half(centers.detach())
+    if centers.shape[1] - 1 <= k:
+        return features.sum() * 0
+    logits = _logits(features, centers, index, scale)  # [K, B, N]
+    if known is not None:
+        logits = logits.masked_fill(~known, -math.inf)
+    nearest = logits.detach().topk(k, dim=2).indices  # [K, B, k]
+    return (logits.logsumexp(dim=2) - logits.gather(2, nearest).logsumexp(dim=2)).mean()
 
 
 def _logits(features: Tensor, centers: Tensor, index: Tensor, scale: float) -> Tensor:
@@ -83,7 +63,14 @@ def _logits(features: Tensor, centers: Tensor, index: Tensor, scale: float) -> T
 
 
 def ipfl(
-    features: Tensor, centers: Tensor, *, views: int, margin: float, max_rank: int, nearest: int
+    features: Tensor,
+    centers: Tensor,
+    *,
+    views: int,
+    margin: float,
+    max_rank: int,
+    nearest: int,
+    first: int = 0,
 ) -> Tensor:
     """Keep every view nearer to its image's centre than to the hard negative found by cyclic ranking.
 
@@ -92,26 +79,29 @@ def ipfl(
     centre with a constant on top: ``margin + distance``. Equal points have gradient 0.
 
     Args:
-        features: [B * V, D]; rows l * V .. l * V + V - 1 are the views of image l.
-        centers: [B, D] running mean of each image of the batch; constants.
+        features: [B * V, D]; rows l * V .. l * V + V - 1 are the views of image ``first`` + l.
+        centers: [M, D] running mean of each image of the batch, M >= B: of all ranks joined; constants.
         views: V.
         margin: in units of the distance.
         max_rank: centres that are tried.
         nearest: length of a centre's own list, itself included.
+        first: row of the first image's centre.
 
     Returns:
         mean over the B * V rows.
 
     Raises:
-        ValueError: features that are not ``views`` rows an image.
+        ValueError: features that are not ``views`` rows an image, or images without a centre.
 
     Source: Yang et al., Patch-based Discriminative Feature Learning (PAUL), CVPR 2019.
     """
     features, centers = upcast_half(features), upcast_half(centers.detach())
-    images = len(centers)
-    if len(features) != images * views:
-        raise ValueError(f"{len(features)} features for {images} images of {views} views each")
-    own = torch.arange(images, device=features.device).repeat_interleave(views)  # [B V]
+    images = len(features) // views
+    if len(features) != images * views or first + images > len(centers):
+        raise ValueError(
+            f"{len(features)} features in {views} views of images from number {first}, for {len(centers)} centres"
+        )
+    own = torch.arange(first, first + images, device=features.device).repeat_interleave(views)  # [B V]
     negative, found = _cyclic_negative(features.detach(), centers, own, max_rank, nearest)
     pull = safe_sqrt((features - centers[own]).square().sum(dim=1))
     push = safe_sqrt((features - centers[negative]).square().sum(dim=1))

@@ -27,7 +27,7 @@ def split(labels: Tensor, cameras: Tensor) -> Tensor:
     own = labels >= 0
     pair = labels * (cameras.max() + 1) + cameras
     proxy = torch.full_like(labels, -1)
-    proxy[own] = pair[own].unique(return_inverse=True)[1]
+    proxy[own] = torch.unique(pair[own], return_inverse=True)[1]
     return proxy
 
 

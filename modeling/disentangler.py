@@ -1,4 +1,4 @@
-"""Identity and pose encoders with a decoder, and the shared/private variant of it."""
+"""Identity and pose encoders with a decoder."""
 
 from __future__ import annotations
 
@@ -26,17 +26,16 @@ class DisentanglerOutput(NamedTuple):
 
 
 class Disentangler(nn.Module):
-    """Identity encoder (the retrieval feature), pose encoders, decoder and source classifier.
+    """Identity encoder (the retrieval feature), pose encoder, decoder and source classifier.
 
     Args:
         identity: backbone, maps images to [B, D, h, w].
-        poses: backbones by domain: ``any`` for both (concatenated maps), or ``source`` and ``target`` (added maps,
-            the private encoders of ARN); empty for evaluation.
-        decoder: maps [B, 2 D, h, w], or [B, D, h, w] for added maps, to [B, 3, H, W]; None for evaluation.
+        poses: a backbone under the name ``any``; empty for evaluation.
+        decoder: maps [B, 2 D, h, w] to [B, 3, H, W]; None for evaluation.
         num_classes: C, identities of the source; 0 leaves the classifier out.
         pool: max or avg, from maps to features.
 
-    Source: Li et al., Adaptation and Re-Identification Network (ARN), CVPR-W 2018, and an encoder-decoder built on it.
+    Source: an encoder-decoder built on Li et al., Adaptation and Re-Identification Network (ARN), CVPR-W 2018.
     """
 
     def __init__(
@@ -84,33 +83,18 @@ class Disentangler(nn.Module):
         assert views is not None
         assert donors is not None
         assert self.classifier is not None, "a network without a classifier cannot train"
-        stride = self.identity.stride
-        if any(side % stride for side in images.shape[2:]):
-            raise ModelError(
-                f"images of {images.shape[2]}x{images.shape[3]} pixels: both sides must be divisible by {stride}"
-            )
-        maps, pose_maps = self.identity(images), self.pose_maps(views, sources)
+        check_size(images, self.identity.stride)
+        maps, pose_maps = self.identity(images), self.poses[ANY](views)
         features = self.pooled(maps)
         decoded = self.decode(maps, pose_maps[donors])
-        for domain in self._idle(
-            sources, len(images)
-        ):  # DDP wants a gradient for every parameter, if only zero
-            decoded = decoded + 0 * sum(p.sum() for p in self.poses[domain].parameters())
         return DisentanglerOutput(
             self.classifier(features[:sources]), features, self.pooled(pose_maps), decoded
         )
 
-    def pose_maps(self, views: torch.Tensor, sources: int) -> torch.Tensor:
-        """Maps [B, D, h, w] of views whose first ``sources`` are the source's."""
-        if ANY in self.poses:
-            return self.poses[ANY](views)
-        parts = {"source": views[:sources], "target": views[sources:]}
-        return torch.cat([self.poses[domain](part) for domain, part in parts.items() if len(part)])
-
     def decode(self, identity: torch.Tensor, pose: torch.Tensor) -> torch.Tensor:
         """Images [B, 3, H, W] from identity and pose maps [B, D, h, w]."""
         assert self.decoder is not None, "a network without a decoder cannot draw"
-        return self.decoder(torch.cat([identity, pose], dim=1) if ANY in self.poses else identity + pose)
+        return self.decoder(torch.cat([identity, pose], dim=1))
 
     @torch.no_grad()
     def swapped(self, images: torch.Tensor, *, target: bool) -> torch.Tensor:
@@ -118,21 +102,27 @@ class Disentangler(nn.Module):
 
         Call it in evaluation mode; row i, column j shows the identity of image i in the pose of image j.
         """
-        count = len(images)
-        maps, poses = self.identity(images), self.pose_maps(images, 0 if target else count)
+        maps, poses = self.identity(images), self.poses[ANY](images)
         decoded = [self.decode(one.expand_as(poses), poses) for one in maps.split(1)]
         return torch.stack(decoded)
 
     def pooled(self, maps: torch.Tensor) -> torch.Tensor:
         """Features [B, D], at least float32, of maps [B, D, h, w]."""
-        features = maps.amax(dim=(2, 3)) if self.pool == "max" else maps.mean(dim=(2, 3))
-        return features.float() if features.dtype in (torch.float16, torch.bfloat16) else features
+        return pooled_features(maps, self.pool)
 
-    def _idle(self, sources: int, count: int) -> list[str]:
-        """The private encoders that a batch has no images for."""
-        if ANY in self.poses:
-            return []
-        return [d for d, n in (("source", sources), ("target", count - sources)) if d in self.poses and not n]
+
+def pooled_features(maps: torch.Tensor, pool: str) -> torch.Tensor:
+    """Features [B, D], at least float32, of maps [B, D, h, w]; ``pool`` is max or avg."""
+    features = maps.amax(dim=(2, 3)) if pool == "max" else maps.mean(dim=(2, 3))
+    return features.float() if features.dtype in (torch.float16, torch.bfloat16) else features
+
+
+def check_size(images: torch.Tensor, stride: int) -> None:
+    """Raise ModelError unless the stride divides both sides of images [B, 3, H, W]."""
+    if any(side % stride for side in images.shape[2:]):
+        raise ModelError(
+            f"images of {images.shape[2]}x{images.shape[3]} pixels: both sides must be divisible by {stride}"
+        )
 
 
 def build_decoder(channels: int, stride: int, widths: Sequence[int], *, transposed: bool) -> nn.Sequential:
@@ -141,7 +131,8 @@ def build_decoder(channels: int, stride: int, widths: Sequence[int], *, transpos
     Args:
         stride: a power of two, at least 2.
         widths: channels after each doubling but the last; if there are more, the last ones count.
-        transposed: one transposed convolution a doubling (ARN), not bilinear upsampling and three convolutions.
+        transposed: ARN's: three transposed convolutions a doubling, in the end tanh, so that images are in -1..1; else
+            bilinear upsampling and three convolutions.
 
     Raises:
         ModelError: a stride that is no power of two, or too few widths.
@@ -152,13 +143,12 @@ def build_decoder(channels: int, stride: int, widths: Sequence[int], *, transpos
     if len(widths) < doublings - 1:
         raise ModelError(f"{len(widths)} decoder widths for a stride of {stride}; {doublings - 1} are needed")
     sizes = [channels, *list(widths)[len(widths) - doublings + 1 :]]
-    blocks = []
-    for before, after in pairwise(sizes):
-        blocks.append(_transposed(before, after) if transposed else _upsampling(before, after, last=False))
-    last = sizes[-1]
-    final = (
-        nn.Sequential(nn.ConvTranspose2d(last, 3, 4, 2, 1)) if transposed else _upsampling(last, 3, last=True)
-    )
+    if transposed:
+        blocks = [_transposed(before, after) for before, after in pairwise([*sizes, 3])]
+        blocks[-1][-1] = nn.Tanh()
+        return nn.Sequential(*blocks)
+    blocks = [_upsampling(before, after, last=False) for before, after in pairwise(sizes)]
+    final = _upsampling(sizes[-1], 3, last=True)
     nn.init.constant_(final[-1].bias, 0.5)  # type: ignore[arg-type]  # the first pictures are grey
     return nn.Sequential(*blocks, final)
 
@@ -187,8 +177,12 @@ def _convolution(before: int, after: int) -> list[nn.Module]:
 
 
 def _transposed(before: int, after: int) -> nn.Sequential:
-    convolution = nn.ConvTranspose2d(before, after, 4, stride=2, padding=1, bias=False)
-    nn.init.kaiming_normal_(
-        convolution.weight, a=SLOPE, mode="fan_out"
-    )  # a transposed weight is [in, out, 4, 4]
-    return nn.Sequential(convolution, nn.BatchNorm2d(after), nn.LeakyReLU(SLOPE, inplace=True))
+    """Three transposed 3x3 convolutions, of which the first doubles the size, each with batch norm and LeakyReLU."""
+    layers: list[nn.Module] = []
+    for width, stride in ((before, 2), (after, 1), (after, 1)):
+        layers += [
+            nn.ConvTranspose2d(width, after, 3, stride, padding=1, output_padding=stride - 1, bias=False),
+            nn.BatchNorm2d(after),
+            nn.LeakyReLU(SLOPE, inplace=True),
+        ]
+    return nn.Sequential(*layers)

@@ -109,17 +109,29 @@ class PatchMemory(nn.Module):
         num_rows: N.
         patches: K.
         dim: D.
+        begin: rows begin at their first update, which overwrites them whatever its ``keep``; ``visited`` tells which
+            have begun.
     """
 
     features: Tensor  # [K, N, D]
+    visited: Tensor | None  # [N]
 
-    def __init__(self, num_rows: int, patches: int, dim: int, *, dtype: torch.dtype = torch.float32) -> None:
+    def __init__(
+        self,
+        num_rows: int,
+        patches: int,
+        dim: int,
+        *,
+        dtype: torch.dtype = torch.float32,
+        begin: bool = False,
+    ) -> None:
         super().__init__()
         if min(num_rows, patches, dim) < 1:
             raise ModelError(
                 f"a memory of {num_rows} rows, {patches} patches, {dim} numbers; all must be at least 1"
             )
         self.register_buffer("features", torch.zeros(patches, num_rows, dim, dtype=dtype))
+        self.register_buffer("visited", torch.zeros(num_rows, dtype=torch.bool) if begin else None)
 
     @torch.no_grad()
     def update(self, features: Tensor, index: Tensor, *, keep: float, rounds: int | None = None) -> None:
@@ -142,7 +154,11 @@ class PatchMemory(nn.Module):
         new, index = joined(features.transpose(0, 1).flatten(1), index)  # [B, K D]
         dtype = torch.promote_types(_raised_type(self.features), new.dtype)
         old = self.features[:, index].transpose(0, 1).flatten(1).to(dtype)  # [B, K D]
-        rows = _in_order(old, new.to(dtype), index, keep, rounds, _as_is).view(-1, patches, dim)
+        new = new.to(dtype)
+        if self.visited is not None:
+            old = torch.where(self.visited[index][:, None], old, new)
+            self.visited.index_fill_(0, index, True)
+        rows = _in_order(old, new, index, keep, rounds, _as_is).view(-1, patches, dim)
         self.features.index_copy_(1, index, rows.transpose(0, 1).to(self.features.dtype))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
@@ -9,10 +10,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from crossreid.modeling.errors import ModelError
+from crossreid.modeling.paul_weights import from_paul, is_paul
+
+KERNEL = 3  # of the generator's convolution, which is not padded
 
 
 class PatchFeatures(NamedTuple):
-    """What a training pass gives; the last two are empty for a network without classifier."""
+    """What a training pass gives; an empty tensor where the network has no such layer."""
 
     patches: Tensor  # [K, B, D] unit features
     logits: Tensor  # [K, B, C]
@@ -30,11 +34,13 @@ class PatchGenerator(nn.Module):
     def __init__(self, channels: int, patches: int) -> None:
         super().__init__()
         self.patches = patches
+        convolution = nn.Conv2d(channels, 2 * channels, KERNEL, bias=False)
+        nn.init.kaiming_normal_(convolution.weight, mode="fan_out", nonlinearity="relu")
         self.trunk = nn.Sequential(
-            nn.Conv2d(channels, 2 * channels, 3, padding=1, bias=False),
+            convolution,
             nn.BatchNorm2d(2 * channels),
             nn.ReLU(inplace=True),
-            nn.MaxPool2d(2, ceil_mode=True),
+            nn.MaxPool2d(3, stride=2, padding=1),
             nn.AdaptiveAvgPool2d(1),
             nn.Flatten(),
             nn.Linear(2 * channels, 512),
@@ -47,45 +53,53 @@ class PatchGenerator(nn.Module):
         stripes[:, 1, 2] = (2 * torch.arange(patches) + 1) / patches - 1  # centres: -5/6 ... 5/6 for six
         with torch.no_grad():
             self.last.bias.copy_(stripes.flatten())
-        self.constant = True  # the last weight is zero: the windows do not depend on the image
-        self.register_load_state_dict_post_hook(_note_constant)
 
     def forward(self, maps: Tensor) -> Tensor:
         """Windows [B, K, 2, 3] of feature maps [B, C, h, w].
 
         A window maps x, y in -1..1 (and 1) to a place of the map in -1..1, x first.
+
+        Raises:
+            ModelError: a map below 3x3.
         """
-        if self.constant and not self.training:
-            return self.last.bias.view(1, self.patches, 2, 3).expand(len(maps), -1, -1, -1)
-        self.constant = False
-        return _raised(self.last(self.trunk(maps)).view(-1, self.patches, 2, 3))
+        if min(maps.shape[2:]) < KERNEL:
+            raise ModelError(
+                f"a feature map of {maps.shape[2]}x{maps.shape[3]} is too small for the patch generator, which needs "
+                f"{KERNEL}x{KERNEL}: raise INPUT.SIZE, or set MODEL.LAST_STRIDE 1"
+            )
+        return _upcast(self.last(self.trunk(maps)).view(-1, self.patches, 2, 3))
 
 
-def _raised(x: Tensor) -> Tensor:
+def _upcast(x: Tensor) -> Tensor:
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
-def _note_constant(generator: nn.Module, _: object) -> None:
-    assert isinstance(generator, PatchGenerator)
-    generator.constant = not bool(generator.last.weight.any())
+def _unit(x: Tensor) -> Tensor:
+    """Vectors [.., D] over their length plus 1e-7, as PyTorch's ``renorm`` in PAUL's program."""
+    return x / (torch.linalg.vector_norm(x, dim=-1, keepdim=True) + 1e-7)
 
 
 class PatchLinear(nn.Module):
-    """One linear map a patch: [B, K, I] to [B, K, O].
+    """One linear map a patch: [B, K, I] to [B, K, O]; initial numbers as those of ``nn.Linear``.
 
     Args:
         patches: K.
         inputs, outputs: I, O.
-        std: of the initial weights; None: He's, for the inputs.
     """
 
-    def __init__(self, patches: int, inputs: int, outputs: int, *, std: float | None = None) -> None:
+    def __init__(self, patches: int, inputs: int, outputs: int, *, bias: bool = True) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.empty(patches, outputs, inputs))
-        nn.init.normal_(self.weight, std=(2 / inputs) ** 0.5 if std is None else std)
+        bound = inputs**-0.5
+        self.weight = nn.Parameter(torch.empty(patches, outputs, inputs).uniform_(-bound, bound))
+        self.bias = nn.Parameter(torch.empty(patches, outputs).uniform_(-bound, bound)) if bias else None
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.einsum("bki,koi->bko", x, self.weight)
+        mapped = torch.einsum("bki,koi->bko", x, self.weight)
+        return mapped if self.bias is None else mapped + self.bias
+
+    def cosines(self, units: Tensor) -> Tensor:
+        """Inner products [B, K, O] of unit vectors [B, K, I] with the rows of the weight at unit length."""
+        return torch.einsum("bki,koi->bko", units, _unit(self.weight))
 
 
 class PatchNet(nn.Module):
@@ -95,10 +109,11 @@ class PatchNet(nn.Module):
 
     Args:
         backbone: maps images to [B, C, h, w]; has ``out_channels`` = C.
-        patches: K; must divide the height h of the map.
+        patches: K.
         dim: D, numbers of a patch's feature.
-        embed_dim: E, numbers a patch gives to the triplet loss.
-        num_classes: identities of the source; 0 leaves out classifier and embedding.
+        embed_dim: E, numbers a patch gives to the image's embedding; 0 leaves the embedding out.
+        num_classes: identities of the source; 0 leaves the classifier out. Then the embedding is frozen, and gives
+            cosines with its rows: what the image-level loss of stage 2 compares.
     """
 
     def __init__(
@@ -107,87 +122,80 @@ class PatchNet(nn.Module):
         patches: int = 6,
         dim: int = 256,
         *,
-        embed_dim: int = 128,
+        embed_dim: int = 0,
         num_classes: int = 0,
     ) -> None:
         super().__init__()
-        channels = int(backbone.out_channels)  # type: ignore[arg-type]
+        channels, supervised = int(backbone.out_channels), num_classes > 0  # type: ignore[arg-type]
         self.patches, self.dim = patches, patches * dim
         self.backbone = backbone
         self.generator = PatchGenerator(channels, patches)
-        self.reduction = PatchLinear(patches, channels, dim)
+        self.reduction = PatchLinear(patches, channels, dim, bias=False)
         self.norm = nn.BatchNorm1d(patches * dim)
-        self.classifier = PatchLinear(patches, dim, num_classes, std=0.001) if num_classes else None
-        self.embedding = PatchLinear(patches, dim, embed_dim) if num_classes else None
+        self.classifier = PatchLinear(patches, dim, num_classes) if supervised else None
+        self.embedding = PatchLinear(patches, dim, embed_dim, bias=supervised) if embed_dim else None
+        if self.embedding is not None:
+            self.embedding.requires_grad_(supervised)
 
-    def windows(self, maps: Tensor, *, train: bool = False) -> Tensor:
-        """Windows [B, K, 2, 3] of feature maps.
-
-        The generator learns from the maps and does not shape them: no gradient flows into them this way.
-
-        Args:
-            train: with gradients, batch norm in training mode; otherwise the generator is left as it is.
-        """
-        self.generator.train(train)
-        with torch.set_grad_enabled(train and torch.is_grad_enabled()):
-            return self.generator(maps.detach())
-
-    def forward(self, images: Tensor, *, train_generator: bool = False) -> Tensor | PatchFeatures:
+    def forward(self, images: Tensor) -> Tensor | PatchFeatures:
         """Features of images [B, 3, H, W], normalised.
-
-        Args:
-            train_generator: training: let the patch generator learn from this pass.
 
         Returns:
             In evaluation the K unit features side by side [B, K D], the retrieval feature; in training
             ``PatchFeatures``.
 
         Raises:
-            ModelError: a map whose height cannot be divided into K patches.
+            ModelError: images too small for the patch generator.
         """
         maps = self.backbone(images)  # [B, C, h, w]
-        check_height(maps.shape[2], images.shape[2], self.patches)
-        windows = self.windows(maps, train=train_generator and self.training)
+        windows = self.generator(maps)
         with torch.autocast(images.device.type, enabled=False):
-            pooled = sample_windows(_raised(maps), windows)  # [B, K, C]
+            pooled = sample_windows(_upcast(maps), windows)  # [B, K, C]
             reduced = self.reduction(pooled)  # [B, K, D]
             reduced = self.norm(reduced.flatten(1)).view_as(reduced)
-            units = F.normalize(reduced, dim=2)
+            units = _unit(reduced)
             if not self.training:
                 return units.flatten(1)
-            empty = units.new_empty(0)
-            logits = empty if self.classifier is None else self.classifier(reduced).transpose(0, 1)
-            embedding = empty if self.embedding is None else self.embedding(reduced).flatten(1)
+            logits = embedding = units.new_empty(0)
+            if self.classifier is not None:
+                hidden = reduced.relu()
+                logits = self.classifier(hidden).transpose(0, 1)
+                embedding = embedding if self.embedding is None else self.embedding(hidden).flatten(1)
+            elif self.embedding is not None:
+                embedding = self.embedding.cosines(units).flatten(1)
         return PatchFeatures(units.transpose(0, 1), logits, embedding)
 
-
-def check_height(rows: int, height: int, patches: int) -> None:
-    """Raise ModelError unless a map of ``rows`` rows, of images ``height`` pixels high, divides into patches."""
-    if rows % patches:
-        unit = max(1, round(height / rows)) * patches
-        near = max(1, round(height / unit)) * unit
-        raise ModelError(
-            f"images {height} pixels high give a feature map of {rows} rows, which {patches} patches do not divide: "
-            f"set INPUT.SIZE's height to a multiple of {unit}, for example {near}, or change CENTRAL_FEATURE.PATCHES"
-        )
+    def translated(self, weights: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """Weights under this network's names: those of PAUL's program are renamed, others are left."""
+        return from_paul(weights) if is_paul(weights) else weights
 
 
 def sample_windows(maps: Tensor, windows: Tensor) -> Tensor:
-    """Mean of the map inside every window, read bilinearly at h / K rows and w columns, zeros outside.
+    """Mean of the map inside every window, read bilinearly at h x w places with corners aligned, zeros outside.
+
+    The mean is linear in the map: it is computed as a weight for every cell, ``w_k``, the mean of the readings of a
+    map that is 1 there and 0 elsewhere, and ``sum over cells of w_k map``.
 
     Args:
         maps: [B, C, h, w].
         windows: [B, K, 2, 3] as ``PatchGenerator`` gives them.
 
     Returns:
-        [B, K, C]; for the initial stripes exactly the means of the K stripes of rows.
+        [B, K, C].
+
+    Source: Jaderberg et al., Spatial Transformer Networks, NeurIPS 2015; corners as in PAUL's PyTorch 0.4.1.
     """
     batch, patches = windows.shape[:2]
-    rows, columns = maps.shape[2] // patches, maps.shape[3]
-    y = (2 * torch.arange(rows, device=maps.device, dtype=maps.dtype) + 1) / rows - 1
-    x = (2 * torch.arange(columns, device=maps.device, dtype=maps.dtype) + 1) / columns - 1
-    base = torch.stack([x.expand(rows, -1), y[:, None].expand(-1, columns), maps.new_ones(rows, columns)], -1)
-    grid = torch.einsum("rci,bkji->bkrcj", base, windows.to(maps.dtype))  # [B, K, rows, columns, 2]
-    grid = grid.reshape(batch, patches * rows, columns, 2)
-    found = F.grid_sample(maps, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
-    return found.unflatten(2, (patches, rows)).mean(dim=(3, 4)).transpose(1, 2)
+    height, width = maps.shape[2:]
+    windows = windows.to(maps.dtype).flatten(0, 1)  # [B K, 2, 3]
+    grid = F.affine_grid(windows, [batch * patches, 1, height, width], align_corners=True)  # [B K, h, w, 2]
+    cells = torch.eye(height * width, device=maps.device, dtype=maps.dtype).view(1, -1, height, width)
+    read = F.grid_sample(
+        cells.expand(batch, -1, -1, -1),
+        grid.view(batch, patches * height, width, 2),
+        mode="bilinear",
+        padding_mode="zeros",
+        align_corners=True,
+    )  # [B, h w, K h, w]
+    weights = read.unflatten(2, (patches, height)).mean(dim=(3, 4))  # [B, h w, K]
+    return torch.einsum("bsk,bcs->bkc", weights, maps.flatten(2))

@@ -66,6 +66,8 @@ def load_network(
     Raises:
         ModelError: the first keys that differ, when the network needs them.
     """
+    if translate := getattr(network, "translated", None):  # names of a published program
+        weights = translate(weights)
     own = network.state_dict()
     wrong = [k for k in own if k not in weights or weights[k].shape != own[k].shape]
     needed = [k for k in wrong if not k.startswith(optional)] if optional else wrong

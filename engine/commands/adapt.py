@@ -7,6 +7,7 @@ checkpoints/NAME/last.pt; criteria that need no labels say whether it has become
 from __future__ import annotations
 
 import argparse
+import math
 from pathlib import Path
 
 from crossreid.engine.errors import guarded
@@ -37,7 +38,7 @@ def _main(arguments: list[str] | None) -> None:
     columns = {"adapted": health(cfg, adapted, options.devices)}
     if cfg.MODEL.WEIGHTS:
         columns = {"before": health(cfg, Path(cfg.MODEL.WEIGHTS), options.devices), **columns}
-    names = list(columns["adapted"])
+    names = [name for name, value in columns["adapted"].items() if math.isfinite(value)]
     print("\nwithout labels" + " " * 8 + "".join(f"{title:>12}" for title in columns))
     for name in names:
         print(f"{name:<22}" + "".join(f"{values[name]:>12.3f}" for values in columns.values()))

@@ -16,7 +16,7 @@ from crossreid.engine.errors import InputError, guarded
 if TYPE_CHECKING:
     import numpy as np
 
-    from crossreid.engine.deploy.calibration import Calibration, Truth
+    from crossreid.engine.deploy.calibration import Truth
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -43,7 +43,8 @@ def _main(arguments: list[str] | None) -> None:
     result = calibrate(vectors, truth, wanted=options.fmr)
     summary = result.summary(options.fmr, digest)
     print(table(result))
-    picture = options.png or keep(summary, result)
+    beside = keep(summary)
+    picture = options.png or beside
     draw(picture, result)
     print(f"histograms: {picture}")
     _store_in_checkpoint(options.checkpoint or checkpoint, summary)
@@ -57,7 +58,7 @@ def _read(source: Path, distinct: bool) -> tuple[np.ndarray, Truth, str, Path | 
     if source.suffix == ".npz":
         vectors, pids, cams = read_features(source)
 
-        def beside(summary: dict[str, Any], result: Calibration) -> Path:
+        def beside(summary: dict[str, Any]) -> Path:
             import json
 
             path = source.with_name(f"{source.stem}-calibration.json")
@@ -75,7 +76,7 @@ def _read(source: Path, distinct: bool) -> tuple[np.ndarray, Truth, str, Path | 
             columns.cameras, columns.times, columns.tracks, distinct=distinct, origin=str(source)
         )
 
-    def inside(summary: dict[str, Any], result: Calibration) -> Path:
+    def inside(summary: dict[str, Any]) -> Path:
         index.remember(calibration=summary)
         print(f"stored: {source}")
         return source / "calibration.png"

@@ -9,9 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch.nn import functional as F
 
 from crossreid.engine.errors import InputError
+from crossreid.engine.evaluation.features import Features
 
 RATES = (1e-2, 1e-3, 1e-4)
 FEWEST = 10  # pairs of different people above a threshold, below which it shows nothing
@@ -287,7 +290,7 @@ def _threshold(scan: _Scan, rate: float, seed: int) -> Threshold:
 
 
 def read_features(path: Path) -> tuple[Array, Array, Array]:
-    """Unit vectors, identities and cameras of labelled features that ``eval.py`` wrote; junk is left out.
+    """``labelled`` of the features that ``eval.py`` wrote.
 
     Raises:
         InputError: no such file, or one of vectors without identities.
@@ -297,14 +300,19 @@ def read_features(path: Path) -> tuple[Array, Array, Array]:
     run = path.stem.removesuffix("-query").removesuffix("-gallery")
     if run == path.stem:
         raise InputError(f"{path}: give a *-query.npz or *-gallery.npz of eval.py, or an index")
-    parts = load_features(path.parent, run)
-    vectors = np.concatenate([part.vectors.float().numpy() for part in parts])
-    pids, cams = (
-        np.concatenate([getattr(part, name).numpy() for part in parts]) for name in ("pids", "cams")
-    )
-    vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
-    good = pids >= 0
-    return vectors[good], pids[good], cams[good]
+    return labelled(*load_features(path.parent, run))
+
+
+def labelled(query: Features, gallery: Features) -> tuple[Array, Array, Array]:
+    """Unit vectors, identities and cameras of query and gallery photos of known people.
+
+    Junk, and gallery photos whose identity no query has, are left out: datasets gather distractors of many people under
+    one such number (0 in Market-1501).
+    """
+    pids, cams = (torch.cat([getattr(query, n), getattr(gallery, n)]).cpu() for n in ("pids", "cams"))
+    vectors = F.normalize(torch.cat([query.vectors.float(), gallery.vectors.float()]).cpu())
+    good = torch.isin(pids, query.pids[query.pids >= 0].cpu())
+    return vectors[good].numpy(), pids[good].numpy(), cams[good].numpy()
 
 
 def table(result: Calibration) -> str:

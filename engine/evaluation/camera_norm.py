@@ -8,7 +8,7 @@ import torch
 from torch.nn import functional as F
 
 from crossreid.engine.errors import InputError
-from crossreid.engine.evaluation.features import Features, Integers
+from crossreid.engine.evaluation.features import Features, Integers, check_sets
 
 
 def camera_normalize(
@@ -58,7 +58,12 @@ def camera_normalize(
 
 
 def normalize_sets(query: Features, gallery: Features) -> tuple[Features, Features]:
-    """Query and gallery with each camera normalised by the gallery's images of it, junk left out."""
+    """Query and gallery with each camera normalised by the gallery's images of it, junk left out.
+
+    Raises:
+        InputError: sets that are empty or do not fit each other.
+    """
+    check_sets(query, gallery)
     real = gallery.pids != -1
     reference = gallery.vectors[real], gallery.cams[real]
     if not len(reference[0]):

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from scipy.sparse import coo_array, csr_array, eye_array
 from torch.nn import functional as F
+from yacs.config import CfgNode
 
 from crossreid.engine.distributed import ALONE, Ranks, on_first
 from crossreid.engine.errors import InputError
@@ -57,6 +58,20 @@ class ClusterOptions:
     several_cameras: bool = False
     index: str = "exact"
     chunk_mb: float = 256
+
+    @staticmethod
+    def of(test: CfgNode) -> ClusterOptions:
+        """The options of a config's ``TEST.CLUSTER``."""
+        keys = test.CLUSTER
+        return ClusterOptions(
+            distance=keys.DISTANCE,
+            eps=keys.EPS,
+            min_samples=keys.MIN_SAMPLES,
+            k1=keys.K1,
+            k2=keys.K2,
+            index=keys.INDEX,
+            chunk_mb=test.CHUNK_MB,
+        )
 
     def __post_init__(self) -> None:
         if self.distance not in DISTANCES:
@@ -130,7 +145,7 @@ def _enough(
         if eps + STEP > MOST + 1e-9:
             raise InputError(
                 f"{len(labels)} images make {found} clusters even at eps {eps:.2f}, {least} are needed: lower "
-                "min_samples, train longer on a source, or give more images"
+                f"{'eps' if found else 'min_samples'}, train longer on a source, or give more images"
             )
         eps += STEP
 

@@ -26,6 +26,7 @@ from crossreid.engine.evaluation.jaccard import Work, distances_of, jaccard, jac
 from crossreid.engine.evaluation.reciprocal import overlaps
 
 CRITERIA = ("silhouette", "stability", "camera_entropy", "density")  # larger is better
+COUNTS = ("clusters", "clustered")  # beside them in a report
 
 
 def silhouette(distance: Distance, labels: Integers) -> float:

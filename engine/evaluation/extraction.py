@@ -94,11 +94,17 @@ def extract_query_gallery(
     cfg: CfgNode, extractor: nn.Module, target: Evaluation, ranks: Ranks
 ) -> tuple[Features, Features]:
     """Query and gallery features of a dataset, complete on every rank."""
-    precision = Precision(
-        "auto" if cfg.SOLVER.AMP == "float16" and ranks.device.type == "cpu" else cfg.SOLVER.AMP,
-        ranks.device,
-    )
-    options = {"batch_size": cfg.TEST.BATCH_SIZE, "flip": cfg.TEST.FLIP}
-    query = extract(extractor, target.query, target.plain, ranks, precision, label="query", **options)
-    gallery = extract(extractor, target.gallery, target.plain, ranks, precision, label="gallery", **options)
-    return query, gallery
+    query = extract_split(cfg, extractor, target.query, target.plain, ranks, "query")
+    return query, extract_split(cfg, extractor, target.gallery, target.plain, ranks, "gallery")
+
+
+def extract_split(
+    cfg: CfgNode, extractor: nn.Module, images: ImageDataset, transform: Compose, ranks: Ranks, label: str
+) -> Features:
+    """Features of a split as ``TEST`` wants them, complete on every rank; see ``extract``."""
+    half_on_cpu = cfg.SOLVER.AMP == "float16" and ranks.device.type == "cpu"
+    precision = Precision("float32" if half_on_cpu else cfg.SOLVER.AMP, ranks.device)
+    return extract(
+        extractor, images, transform, ranks, precision, batch_size=cfg.TEST.BATCH_SIZE, flip=cfg.TEST.FLIP,
+        label=label,
+    )  # fmt: skip

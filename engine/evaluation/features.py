@@ -66,6 +66,24 @@ def prepare(
     """
     if metric not in METRICS:
         raise InputError(f"metric {metric!r} does not exist: choose {' or '.join(METRICS)}")
+    check_sets(query, gallery)
+    real = gallery.pids != -1
+    keep = None if bool(real.all()) else real.nonzero().flatten()
+    device = gallery.vectors.device if device is None else device
+    dtype = product_type(device, query.vectors, gallery.vectors)
+    unit = normalize or metric == "cosine"
+    rows = [
+        FeatureMatrix(
+            features.vectors, unit=unit, keep=kept, name=_namer(name, features), device=device, dtype=dtype
+        )
+        for name, features, kept in (("query", query, None), ("gallery", gallery, keep))
+    ]
+    labels = Labels(_labels(query, slice(None)), _labels(gallery, slice(None) if keep is None else keep))
+    return Prepared(rows[0], rows[1], labels)
+
+
+def check_sets(query: Features, gallery: Features) -> None:
+    """Raise InputError where query and gallery are empty or do not fit each other or their labels."""
     for name, features in (("query", query), ("gallery", gallery)):
         shape = tuple(features.vectors.shape)
         if len(shape) != 2 or not features.vectors.is_floating_point() or 0 in shape:
@@ -81,19 +99,6 @@ def prepare(
             f"query features have {query.vectors.shape[1]} dimensions, gallery features "
             f"{gallery.vectors.shape[1]}: extract both with one model"
         )
-    real = gallery.pids != -1
-    keep = None if bool(real.all()) else real.nonzero().flatten()
-    device = gallery.vectors.device if device is None else device
-    dtype = product_type(device, query.vectors, gallery.vectors)
-    unit = normalize or metric == "cosine"
-    rows = [
-        FeatureMatrix(
-            features.vectors, unit=unit, keep=kept, name=_namer(name, features), device=device, dtype=dtype
-        )
-        for name, features, kept in (("query", query, None), ("gallery", gallery, keep))
-    ]
-    labels = Labels(_labels(query, slice(None)), _labels(gallery, slice(None) if keep is None else keep))
-    return Prepared(rows[0], rows[1], labels)
 
 
 def _namer(split: str, features: Features) -> Callable[[int], str]:

@@ -25,6 +25,8 @@ class RetrievalOptions:
         camera_pairs: also give the table of query camera x gallery camera.
         roc: false positive rates for which true positive rates are wanted; True: 1e-4, 1e-3, 1e-2.
         aqe: replace each query by its mean with its ``aqe`` nearest gallery images; 0: no query expansion.
+        camera_norm: normalise each camera's features by the gallery's images of it first, see ``camera_norm``; what a
+            query is compared with then depends on the whole gallery.
         k1, k2, lambda_value: of re-ranking, see ``rerank.k_reciprocal``.
 
     Raises:
@@ -38,6 +40,7 @@ class RetrievalOptions:
     camera_pairs: bool = False
     roc: bool | Sequence[float] = False
     aqe: int = 0
+    camera_norm: bool = False
     k1: int = 20
     k2: int = 6
     lambda_value: float = 0.3
@@ -67,6 +70,7 @@ class RetrievalOptions:
             camera_pairs=test.CAMERA_PAIRS,
             roc=test.ROC,
             aqe=test.AQE,
+            camera_norm=test.CAMERA_NORM,
             k1=test.RERANK.K1,
             k2=test.RERANK.K2,
             lambda_value=test.RERANK.LAMBDA,

@@ -60,6 +60,7 @@ def table(results: Mapping[str, Retrieval], title: str = "") -> str:
     queries = len(some.per_query_ap)
     lines.append(
         f"in percent; {some.ap} average precision; {queries - some.skipped} of {queries} queries have a match"
+        + ("; features normalised by camera, with the gallery's statistics" if some.camera_norm else "")
     )
     for name, result in results.items():
         if result.roc is not None:
@@ -95,6 +96,7 @@ def as_dict(result: Retrieval) -> dict[str, Any]:
     """A result as plain numbers; what is undefined becomes None."""
     values: dict[str, Any] = {
         "ap": result.ap,
+        "camera_norm": result.camera_norm,
         "mAP": _number(result.mAP),
         "mINP": _number(result.mINP),
         "cmc": {str(rank): _number(float(value)) for rank, value in zip(result.ranks, result.cmc)},

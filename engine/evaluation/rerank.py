@@ -6,6 +6,7 @@ Distances are squared Euclidean ones of the features as given. Nothing of size N
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from scipy.sparse import csr_array
 from crossreid.engine.distributed import ALONE, Ranks, group
 from crossreid.engine.errors import InputError
 from crossreid.engine.evaluation.camera_jaccard import camera_jaccard, camera_neighbors
+from crossreid.engine.evaluation.camera_norm import normalize_sets
 from crossreid.engine.evaluation.distances import pair_blocks
 from crossreid.engine.evaluation.features import FeatureMatrix, Features, Prepared, duplicates, prepare
 from crossreid.engine.evaluation.jaccard import (
@@ -102,6 +104,8 @@ def evaluate_reranked(
     The others, the result and the errors: see ``retrieval.evaluate``.
     """
     options = options or RetrievalOptions(**keys)
+    if options.camera_norm:
+        query, gallery = normalize_sets(query, gallery)
     ready = prepare(query, gallery, metric="euclidean", device=device, normalize=normalize)
     tally = MetricAccumulator(ready.labels, ap=options.ap, cameras=options.camera_pairs, roc=options.rates)
     ranks = group(distributed)
@@ -119,7 +123,7 @@ def evaluate_reranked(
         }
         for start, block in reranked(ready.query, ready.gallery, **sets, **work):
             tally.add(start, block.neg_())
-    return summary(tally, options.ranks, ranks)
+    return replace(summary(tally, options.ranks, ranks), camera_norm=options.camera_norm)
 
 
 def reranked(

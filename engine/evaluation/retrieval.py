@@ -13,6 +13,7 @@ from ignite.metrics import Metric
 
 from crossreid.engine.distributed import Ranks, group
 from crossreid.engine.errors import InputError
+from crossreid.engine.evaluation.camera_norm import normalize_sets
 from crossreid.engine.evaluation.distances import blocks
 from crossreid.engine.evaluation.features import Features, prepare
 from crossreid.engine.evaluation.metrics import MetricAccumulator
@@ -52,6 +53,7 @@ class Retrieval:
         per_query_ap: [Q] float64; NaN for a skipped query.
         skipped: number of queries without a match.
         camera_pairs: if asked for.
+        camera_norm: each camera's features were normalised first.
         roc: if asked for, false positive rate -> true positive rate over all pairs that count.
         roc_scores: false positive rate -> the score above which pairs pass: cosine similarity, or minus the
             (squared) distance.
@@ -66,6 +68,7 @@ class Retrieval:
     skipped: int
     camera_pairs: CameraPairs | None = None
     roc: dict[float, float] | None = None
+    camera_norm: bool = False
     roc_scores: dict[float, float] | None = None
 
 
@@ -98,6 +101,8 @@ def evaluate(
             that do not exist.
     """
     options = options or RetrievalOptions(**keys)
+    if options.camera_norm:
+        query, gallery = normalize_sets(query, gallery)
     ready = prepare(query, gallery, metric=options.metric, device=device)
     tally = MetricAccumulator(ready.labels, ap=options.ap, cameras=options.camera_pairs, roc=options.rates)
     ranks = group(distributed)
@@ -111,7 +116,7 @@ def evaluate(
             for first, block in blocks(ready.query, ready.gallery, **score, **share):
                 tally.add(first, block)
                 bar.update(len(block))
-    return summary(tally, options.ranks, ranks)
+    return replace(summary(tally, options.ranks, ranks), camera_norm=options.camera_norm)
 
 
 def summary(tally: MetricAccumulator, cmc_ranks: Sequence[int], ranks: Ranks) -> Retrieval:

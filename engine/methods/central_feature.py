@@ -1,8 +1,8 @@
 """Central/patch features in two stages: supervised pre-training on a source, then unsupervised on the target.
 
-Source: Yang et al., Patch-based Discriminative Feature Learning (PAUL), CVPR 2019: network, PEDAL, image-level loss
-and recipe. ``CENTRAL_FEATURE.LOSS central`` is our reading of the title "Central Feature Learning for Unsupervised
-Person Re-identification", whose text was not available.
+Source: Yang et al., Patch-based Discriminative Feature Learning (PAUL), CVPR 2019, step for step as its program; and
+what the program of Central Feature Learning for Unsupervised Person Re-identification adds: neighbours that grow, a
+controlled memory, PEDAL on embeddings (``NEIGHBOR_GROWTH``, ``MEMORY``, ``EMBEDDING_WEIGHT``).
 """
 
 from __future__ import annotations
@@ -15,27 +15,28 @@ import torch
 from ignite.engine import Engine
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.optim import Optimizer
 from yacs.config import CfgNode
 
 from crossreid.datasets import Batch
-from crossreid.datasets.transforms import AreaCrop, ColorJitter, Compose, Normalize, Rotation
+from crossreid.datasets.samplers import Rows, generator
+from crossreid.datasets.transforms import ColorJitter, Compose, Flip, Normalize, Rotation, WidthCrop
 from crossreid.engine.data import Data, Domain
-from crossreid.engine.distributed import parallel
+from crossreid.engine.distributed import gathered
 from crossreid.engine.errors import InputError
-from crossreid.engine.evaluation.extraction import extract
+from crossreid.engine.evaluation.extraction import gather_rows
 from crossreid.engine.hardware import compiled
 from crossreid.engine.log import LOGGER
 from crossreid.engine.method import Method, TrainStep
+from crossreid.engine.methods.common import TrainingParts, training_parts
 from crossreid.engine.methods.windows import draw_windows
-from crossreid.engine.optim import Precision, build_optimizer, build_scheduler, training_precision
-from crossreid.losses.patch import central, ipfl, nearest_positive_triplet, pedal
+from crossreid.engine.optim import Precision
+from crossreid.losses.patch import ipfl, nearest_positive_triplet, pedal
 from crossreid.modeling.backbones import build_backbone
+from crossreid.modeling.controlled_memory import ControlledPatchMemory
 from crossreid.modeling.memory import PatchMemory
-from crossreid.modeling.patch_net import PatchNet, check_height
+from crossreid.modeling.patch_net import PatchNet
 
 VIEWS = 2  # of an image in stage 2
-PATCH_LOSSES = {"pedal": pedal, "central": central}
 
 
 def build_extractor(cfg: CfgNode) -> nn.Module:
@@ -59,63 +60,72 @@ def build(cfg: CfgNode, data: Data) -> Method:
     check_batches(cfg, data, domain)
     pretrained = "none" if cfg.MODEL.WEIGHTS else cfg.MODEL.PRETRAINED
     bare = build_network(cfg, domain.num_identities if pretrain else 0, pretrained)
-    check_map(cfg, bare)
     bare.generator.requires_grad_(pretrain)
-    bare.to(ranks.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    network = parallel(bare, ranks, sync_bn=cfg.MODEL.SYNC_BN, find_unused=pretrain)
-    precision = training_precision(cfg, ranks.device)
-    generator = {id(p) for p in bare.generator.parameters()}
-    backbone = {id(p) for p in bare.backbone.parameters()}
-    new = [p for p in bare.parameters() if id(p) not in generator | backbone]
-    optimizer = build_optimizer(cfg, [(bare.backbone.parameters(), cfg.SOLVER.LR), (new, cfg.SOLVER.NEW_LR)])
-    if pretrain:
-        optimizer.add_param_group({"params": list(bare.generator.parameters()), "lr": options.GENERATOR_LR})
-        optimizer.param_groups.insert(0, optimizer.param_groups.pop())  # the log shows the last group's rate
-    scheduler = build_scheduler(cfg, optimizer)
-    state = {"model": network, "optimizer": optimizer, "scaler": precision.scaler, "scheduler": scheduler}
+    apart = {id(p) for part in (bare.generator, bare.backbone) for p in part.parameters()}
+    new = [p for p in bare.parameters() if id(p) not in apart]
+    groups = [(bare.backbone.parameters(), cfg.SOLVER.LR), (new, cfg.SOLVER.NEW_LR)]
+
+    def generator_factor(epoch: int) -> float:
+        return float(options.GENERATOR_START <= epoch + 1 <= options.GENERATOR_END)
+
+    if pretrain:  # first, so that the log shows the last group's rate
+        groups.insert(0, (bare.generator.parameters(), options.GENERATOR_LR))
+    parts = training_parts(cfg, data, bare, groups, factors={0: generator_factor} if pretrain else None)
 
     def pictures() -> dict[str, Tensor]:
         return patch_windows(bare, domain, data.plain, options.PICTURES)
 
     if pretrain:
-        step = pretrain_step(cfg, data, network, precision, optimizer)
-        return Method(step, bare, state, scheduler, pictures=pictures)
-    images = len(domain.images)
-    patch_dim = bare.dim // bare.patches
-    state["patches"] = patches = PatchMemory(images, bare.patches, patch_dim).to(ranks.device)
-    state["images"] = whole = PatchMemory(images, 1, bare.dim).to(ranks.device)
+        step = pretrain_step(cfg, data, parts)
+        return Method(step, bare, parts.state, parts.scheduler, pictures=pictures)
+    count = len(domain.images)
+    patches = patch_memory(cfg, count).to(ranks.device)
+    images = PatchMemory(count, 1, options.PATCHES * options.EMBED_DIM, begin=True).to(ranks.device)
+    state = {**parts.state, "patches": patches, "image_memory": images}
 
     def prepare(epoch: int) -> None:
         if epoch == 1:
-            LOGGER.info("filling the memories with the features of %d target images", images)
-            vectors = extract(bare, domain.images, data.plain, ranks, precision, label="memory").vectors
-            patches.features.copy_(vectors.unflatten(1, (bare.patches, patch_dim)).transpose(0, 1))
-            whole.features[0].copy_(vectors)
+            LOGGER.info("filling the memory with the features of %d target images", count)
+            found = training_features(bare, data, second_view(cfg), parts.precision)  # [N, K D]
+            patches.features.copy_(found.unflatten(1, (options.PATCHES, -1)).transpose(0, 1))
 
-    step = unsupervised_step(cfg, data, network, precision, optimizer, patches, whole)
-    return Method(step, bare, state, scheduler, prepare, pictures=pictures)
+    step = unsupervised_step(cfg, data, parts, patches, images)
+    return Method(step, bare, state, parts.scheduler, prepare, pictures=pictures)
 
 
-def pretrain_step(
-    cfg: CfgNode, data: Data, network: nn.Module, precision: Precision, optimizer: Optimizer
-) -> TrainStep:
+def patch_memory(cfg: CfgNode, rows: int) -> PatchMemory | ControlledPatchMemory:
+    """The memory of patches that ``CENTRAL_FEATURE.MEMORY`` names."""
+    options = cfg.CENTRAL_FEATURE
+    if options.MEMORY != "controlled":
+        return PatchMemory(rows, options.PATCHES, options.PATCH_DIM)
+    gain, integral, derivative = options.MEMORY_GAINS
+    return ControlledPatchMemory(
+        rows, options.PATCHES, options.PATCH_DIM, gain=gain, integral=integral, derivative=derivative
+    )
+
+
+def pretrain_step(cfg: CfgNode, data: Data, parts: TrainingParts) -> TrainStep:
     """Stage 1: identities of every patch, and a triplet loss on all patches of an image together."""
     options = cfg.CENTRAL_FEATURE
     triplet = compiled(cfg, nearest_positive_triplet)
 
     def train_step(engine: Engine, batches: Mapping[str, Batch]) -> dict[str, Tensor]:
-        pids, epoch = batches["source"].pids, engine.state.epoch
+        pids = batches["source"].pids
         images = data.augmented("source", batches["source"], engine.state.iteration)
-        moving = options.GENERATOR_START <= epoch <= options.GENERATOR_END
-        with precision.autocast():
-            found = network(images, train_generator=moving)
+        with parts.precision.autocast():
+            found = parts.network(images)
         patches = len(found.logits)
         losses = {
             "id": patches * F.cross_entropy(found.logits.flatten(0, 1), pids.repeat(patches)),
-            "triplet": triplet(found.embedding, pids, margin=options.TRIPLET_MARGIN, normalize=True),
+            "triplet": triplet(  # of the whole batch, as on one device
+                gathered(found.embedding, data.ranks),
+                gathered(pids, data.ranks),
+                margin=options.TRIPLET_MARGIN,
+                normalize=True,
+            ),
         }
         loss = losses["id"] + options.TRIPLET_WEIGHT * losses["triplet"]
-        precision.step(loss, optimizer)
+        parts.precision.step(loss, parts.optimizer)
         return {name: value.detach() for name, value in {"loss": loss, **losses}.items()}
 
     return train_step
@@ -124,63 +134,111 @@ def pretrain_step(
 def unsupervised_step(
     cfg: CfgNode,
     data: Data,
-    network: nn.Module,
-    precision: Precision,
-    optimizer: Optimizer,
-    patches: PatchMemory,
-    whole: PatchMemory,
+    parts: TrainingParts,
+    patches: PatchMemory | ControlledPatchMemory,
+    images: PatchMemory,
 ) -> TrainStep:
     """Stage 2: patches towards their neighbours in the memory, images towards the mean of their views.
 
-    As in PAUL's code the memories take in the batch before the losses read them; patches of the first view alone
-    enter the patch memory and its loss, the image-level loss sees both views.
+    The memories take in the batch before the losses read them; patches of the first view alone enter the patch memory
+    and its loss, the image-level loss sees the embeddings of both views.
     """
-    options, view = cfg.CENTRAL_FEATURE, second_view(cfg)
-    patch_loss, image_loss = compiled(cfg, PATCH_LOSSES[options.LOSS]), compiled(cfg, ipfl)
+    options, view, ranks = cfg.CENTRAL_FEATURE, second_view(cfg), data.ranks
+    patch_loss, image_loss = compiled(cfg, pedal), compiled(cfg, ipfl)
     rounds = data.most_repeats("target")
+    keep = 0.0 if options.MEMORY == "latest" else options.KEEP
 
     def train_step(engine: Engine, batches: Mapping[str, Batch]) -> dict[str, Tensor]:
         batch, step = batches["target"], engine.state.iteration
         first = data.augmented("target", batch, step)
         second = data.second_view("target", batch, step, view)
-        with precision.autocast():
-            found = network(torch.cat([first, second])).patches  # [K, V B, D]
-        views = found.unflatten(1, (VIEWS, len(batch))).permute(2, 1, 0, 3).flatten(2)  # [B, V, K D]
-        own = found[:, : len(batch)]  # [K, B, D]
-        patches.update(own, batch.index, keep=options.KEEP, rounds=rounds)
-        whole.update(views.mean(dim=1)[None], batch.index, keep=options.KEEP, rounds=rounds)
+        with parts.precision.autocast():
+            found = parts.network(torch.cat([first, second]))
+        own = found.patches[:, : len(batch)]  # [K, B, D]
+        embedding = found.embedding.unflatten(0, (VIEWS, len(batch))).transpose(0, 1)  # [B, V, K E]
+        if isinstance(patches, ControlledPatchMemory):
+            patches.update(own, batch.index, rounds=rounds)
+        else:
+            patches.update(own, batch.index, keep=keep, rounds=rounds)
+        images.update(embedding.mean(dim=1)[None], batch.index, keep=options.KEEP, rounds=rounds)
+        neighbors = (
+            options.NEIGHBORS + options.NEIGHBOR_GROWTH * (engine.state.epoch - 1) // cfg.SOLVER.EPOCHS
+        )
         losses = {
-            options.LOSS: patch_loss(
-                own, patches.features, batch.index, scale=options.SCALE, k=options.NEIGHBORS
-            ),
+            "pedal": patch_loss(own, patches.features, batch.index, scale=options.SCALE, k=neighbors),
             "ipfl": image_loss(
-                views.flatten(0, 1),
-                whole.features[0, batch.index],
+                embedding.flatten(0, 1),
+                images.features[0, gathered(batch.index, ranks)],
                 views=VIEWS,
                 margin=options.IMAGE_MARGIN,
                 max_rank=options.MAX_RANK,
                 nearest=options.NEAREST,
+                first=ranks.rank * len(batch),
             ),
         }
-        loss = options.PATCH_WEIGHT * losses[options.LOSS] + options.IMAGE_WEIGHT * losses["ipfl"]
-        precision.step(loss, optimizer)
+        loss = options.PATCH_WEIGHT * losses["pedal"] + options.IMAGE_WEIGHT * losses["ipfl"]
+        if options.EMBEDDING_WEIGHT:
+            losses["embedding"] = pedal(
+                embedding[:, 0].unflatten(1, (options.PATCHES, -1)).transpose(0, 1),  # [K, B, E]
+                images.features[0].unflatten(1, (options.PATCHES, -1)).transpose(0, 1),  # [K, N, E]
+                batch.index,
+                scale=options.SCALE,
+                k=len(batch) * ranks.world,
+                known=images.visited,
+            )
+            loss = loss + options.EMBEDDING_WEIGHT * losses["embedding"]
+        parts.precision.step(loss, parts.optimizer)
         return {name: value.detach() for name, value in {"loss": loss, **losses}.items()}
 
     return train_step
 
 
 def second_view(cfg: CfgNode) -> Compose:
-    """Transform of the second view: colour, rotation, and a crop in the image's own aspect."""
+    """Transform of the second view: colour, rotation, a crop whose aspect is free, and a flip of its own."""
     options = cfg.CENTRAL_FEATURE
-    aspect = cfg.INPUT.SIZE[0] / cfg.INPUT.SIZE[1]
     return Compose(
         [
             ColorJitter(*options.VIEW_JITTER),
             Rotation(options.VIEW_ROTATION),
-            AreaCrop(tuple(options.VIEW_AREA), (aspect, aspect)),
+            WidthCrop(tuple(options.VIEW_AREA)),
+            Flip(cfg.INPUT.FLIP),
             Normalize(cfg.INPUT.MEAN, cfg.INPUT.STD),
         ]
     )
+
+
+def filling_batches(data: Data) -> list[list[Rows]]:
+    """Batches of one pass over the target: rows of every rank's share of each; all images once."""
+    count = len(data.domains["target"].images)
+    order = generator(data.seed, 0, 3).permutation(count)
+    batches = np.array_split(order, np.arange(data.batch_size, count, data.batch_size))
+    return [np.array_split(batch, data.ranks.world) for batch in batches]
+
+
+@torch.no_grad()
+def training_features(network: PatchNet, data: Data, view: Compose, precision: Precision) -> Tensor:
+    """Features [N, K D] of the first view of every target image, by one pass in training mode over both views.
+
+    The running statistics move to the target. The features stay on the CPU, the same on every rank.
+    """
+    domain, ranks = data.domains["target"], data.ranks
+    mode, parts, batches = network.training, [], filling_batches(data)
+    network.train()
+    for step, shares in enumerate(batches, 1):
+        if not len(shares[ranks.rank]):
+            continue
+        batch = domain.images.gather(shares[ranks.rank]).to(ranks.device)
+        views = (
+            data.second_view("target", batch, step, domain.transform, view=2),
+            data.second_view("target", batch, step, view, view=3),
+        )
+        with precision.autocast():
+            found = network(torch.cat(views))
+        parts.append(found.patches[:, : len(batch)].transpose(0, 1).flatten(1).cpu())
+    network.train(mode)
+    vectors = gather_rows(torch.cat(parts), ranks)  # of one rank after the other
+    rows = np.concatenate([shares[rank] for rank in range(ranks.world) for shares in batches])
+    return torch.empty_like(vectors).index_copy_(0, torch.from_numpy(rows), vectors)
 
 
 def check_batches(cfg: CfgNode, data: Data, domain: Domain) -> None:
@@ -203,21 +261,12 @@ def check_batches(cfg: CfgNode, data: Data, domain: Domain) -> None:
             f"{share} images a step on a process leave no hard negative beside CENTRAL_FEATURE.NEAREST "
             f"{options.NEAREST}: raise DATALOADER.BATCH_SIZE"
         )
-    if len(domain.images) - 1 <= options.NEIGHBORS:
+    neighbors = options.NEIGHBORS + options.NEIGHBOR_GROWTH
+    if len(domain.images) - 1 <= neighbors:
         raise InputError(
-            f"CENTRAL_FEATURE.NEIGHBORS {options.NEIGHBORS} leaves nothing to be far from: "
-            f"{domain.images.split.name} has {len(domain.images)} images; lower it"
+            f"CENTRAL_FEATURE.NEIGHBORS {options.NEIGHBORS} (NEIGHBOR_GROWTH {options.NEIGHBOR_GROWTH}) leaves "
+            f"nothing to be far from: {domain.images.split.name} has {len(domain.images)} images; lower it"
         )
-
-
-@torch.no_grad()
-def check_map(cfg: CfgNode, network: PatchNet) -> None:
-    """Raise ModelError unless the patches divide the height of the feature map."""
-    height, width = cfg.INPUT.SIZE
-    network.eval()
-    rows = network.backbone(torch.zeros(1, 3, height, width)).shape[2]
-    network.train()
-    check_height(rows, height, network.patches)
 
 
 @torch.no_grad()
@@ -230,6 +279,6 @@ def patch_windows(network: PatchNet, domain: Domain, plain: Compose, count: int)
     device = next(network.parameters()).device
     mode = network.training
     network.eval()
-    windows = network.windows(network.backbone(plain(images.to(device)))).cpu()
+    windows = network.generator(network.backbone(plain(images.to(device)))).cpu()
     network.train(mode)
     return {"patch_windows": draw_windows(images, windows)}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,9 +17,11 @@ from yacs.config import CfgNode
 from crossreid.datasets import Batch
 from crossreid.engine.data import Data
 from crossreid.engine.distributed import parallel
+from crossreid.engine.errors import InputError
 from crossreid.engine.method import TrainStep
 from crossreid.engine.optim import Precision, build_optimizer, build_scheduler, training_precision
 from crossreid.modeling.backbones import build_backbone
+from crossreid.modeling.batch_groups import group_batch_norms
 
 Groups = Iterable[tuple[Iterable[nn.Parameter], float]]  # parameters and their learning rate
 
@@ -41,7 +43,14 @@ class TrainingParts:
 
 
 def training_parts(
-    cfg: CfgNode, data: Data, network: nn.Module, groups: Groups, *, wrap: bool = True, **options: bool
+    cfg: CfgNode,
+    data: Data,
+    network: nn.Module,
+    groups: Groups,
+    *,
+    wrap: bool = True,
+    factors: Mapping[int, Callable[[int], float]] | None = None,
+    **options: bool,
 ) -> TrainingParts:
     """Bring a network to the device and make its optimizer, precision and schedule.
 
@@ -49,16 +58,35 @@ def training_parts(
         network: the bare network; its parameters keep their names.
         groups: parameters and learning rate of each group; those that do not require gradients are left out.
         wrap: average gradients over ranks; False for a method that does so itself.
+        factors: of learning rates, of ``engine.optim.build_scheduler``.
         options: of ``engine.distributed.parallel``.
     """
     ranks = data.ranks
+    group_norms(cfg, network, data)
     network.to(ranks.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     wrapped = parallel(network, ranks, sync_bn=cfg.MODEL.SYNC_BN, **options) if wrap else network
     precision = training_precision(cfg, ranks.device)
     optimizer = build_optimizer(cfg, groups)
-    scheduler = build_scheduler(cfg, optimizer)
+    scheduler = build_scheduler(cfg, optimizer, factors)
     state = {"model": wrapped, "optimizer": optimizer, "scaler": precision.scaler, "scheduler": scheduler}
     return TrainingParts(wrapped, optimizer, precision, scheduler, state)
+
+
+def group_norms(cfg: CfgNode, network: nn.Module, data: Data) -> None:
+    """Let batch norms work on groups of ``MODEL.BN_GROUP`` images, if it is set.
+
+    Raises:
+        InputError: groups that do not fit a process's images of a domain, which would mix domains.
+    """
+    group, own = cfg.MODEL.BN_GROUP, data.batch_size // data.ranks.world
+    if not group:
+        return
+    if own % group:
+        raise InputError(
+            f"MODEL.BN_GROUP {group} does not divide the {own} images of a domain a process sees in a step: change it, "
+            "DATALOADER.BATCH_SIZE or the number of processes"
+        )
+    group_batch_norms(network, group)
 
 
 def new_backbone(cfg: CfgNode, *, pretrained: bool = True) -> Any:

@@ -1,7 +1,7 @@
 """Identity and pose disentangling: a person drawn in another picture's pose must still be that person.
 
-Source: Li et al., Adaptation and Re-Identification Network (ARN), CVPR-W 2018 (``VARIANT: arn``), and the identity/pose
-encoder-decoder built on it. Without a target it trains on the source alone.
+Source: Li et al., Adaptation and Re-Identification Network (ARN), CVPR-W 2018 (``VARIANT: arn``, see ``arn_step``), and
+the identity/pose encoder-decoder built on it. Without a target it trains on the source alone.
 """
 
 from __future__ import annotations
@@ -17,12 +17,14 @@ from yacs.config import CfgNode
 
 from crossreid.datasets import Batch
 from crossreid.engine.data import Data
-from crossreid.engine.distributed import parallel
 from crossreid.engine.hardware import compiled
-from crossreid.engine.method import Method
+from crossreid.engine.method import Method, TrainStep
+from crossreid.engine.methods.arn_step import arn_step, redrawn
+from crossreid.engine.methods.common import TrainingParts, direct_transfer, training_parts
 from crossreid.engine.methods.pictures import sheet
-from crossreid.engine.optim import Precision, build_optimizer, build_scheduler, training_precision
-from crossreid.losses.disentangle import contrastive, masked_l2, mmd, orthogonality, reconstruction
+from crossreid.engine.optim import Precision
+from crossreid.losses.disentangle import contrastive, mmd, orthogonality
+from crossreid.modeling.arn import AdaptationNet
 from crossreid.modeling.backbones import Backbone, TinyBackbone, build_backbone
 from crossreid.modeling.disentangler import ANY, Disentangler, DisentanglerOutput, build_decoder
 
@@ -32,17 +34,17 @@ def build_extractor(cfg: CfgNode) -> nn.Module:
     return Disentangler(_encoder(cfg, "none"), {}, None, pool=cfg.DISENTANGLE.POOL)
 
 
-def build_network(cfg: CfgNode, num_classes: int, *, adapt: bool) -> Disentangler:
-    """The whole network; ``adapt``: there is a target, which the arn variant has an encoder for."""
+def build_network(cfg: CfgNode, num_classes: int) -> Disentangler | AdaptationNet:
+    """The whole network of the variant."""
     settings = cfg.DISENTANGLE
     pretrained = "none" if cfg.MODEL.WEIGHTS else cfg.MODEL.PRETRAINED
     arn = settings.VARIANT == "arn"
-    domains = (["source", "target"] if adapt else ["source"]) if arn else [ANY]
     identity = _encoder(cfg, pretrained)
-    poses = {domain: _encoder(cfg, pretrained) for domain in domains}
     channels = identity.out_channels if arn else 2 * identity.out_channels
     decoder = build_decoder(channels, identity.stride, settings.DECODER_WIDTHS, transposed=arn)
-    return Disentangler(identity, poses, decoder, num_classes, pool=settings.POOL)
+    if arn:
+        return AdaptationNet(identity, decoder, num_classes, pool=settings.POOL)
+    return Disentangler(identity, {ANY: _encoder(cfg, pretrained)}, decoder, num_classes, pool=settings.POOL)
 
 
 def _encoder(cfg: CfgNode, pretrained: str) -> Backbone | TinyBackbone:
@@ -51,20 +53,26 @@ def _encoder(cfg: CfgNode, pretrained: str) -> Backbone | TinyBackbone:
 
 def build(cfg: CfgNode, data: Data) -> Method:
     """Network, optimizer, training step and pictures."""
-    settings, ranks = cfg.DISENTANGLE, data.ranks
-    source, target = data.domains["source"], data.domains.get("target")
-    bare = build_network(cfg, source.num_identities, adapt=target is not None)
-    bare.to(ranks.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    network = parallel(bare, ranks, sync_bn=cfg.MODEL.SYNC_BN)
-    precision = training_precision(cfg, ranks.device)
-    encoders = [*bare.identity.parameters(), *bare.poses.parameters()]
+    settings = cfg.DISENTANGLE
+    bare = build_network(cfg, data.domains["source"].num_identities)
     assert bare.decoder is not None
     assert bare.classifier is not None
     new = [*bare.decoder.parameters(), *bare.classifier.parameters()]
-    optimizer = build_optimizer(cfg, [(encoders, cfg.SOLVER.LR), (new, cfg.SOLVER.NEW_LR)])
-    scheduler = build_scheduler(cfg, optimizer)
-    state = {"model": network, "optimizer": optimizer, "scaler": precision.scaler, "scheduler": scheduler}
-    weights = term_weights(settings)
+    apart = {id(p) for p in new}
+    encoders = [p for p in bare.parameters() if id(p) not in apart]
+    parts = training_parts(cfg, data, bare, [(encoders, cfg.SOLVER.LR), (new, cfg.SOLVER.NEW_LR)])
+    step = (arn_step if settings.VARIANT == "arn" else pose_step)(cfg, data, parts, term_weights(settings))
+
+    def pictures() -> dict[str, torch.Tensor]:
+        return draw(bare, data, parts.precision, settings.GRID) if settings.GRID else {}
+
+    milestones = direct_transfer(settings.SOURCE_EPOCHS) if "target" in data.domains else {}
+    return Method(step, bare, parts.state, parts.scheduler, milestones=milestones, pictures=pictures)
+
+
+def pose_step(cfg: CfgNode, data: Data, parts: TrainingParts, weights: Mapping[str, float]) -> TrainStep:
+    """The step of ``VARIANT pose``: each identity is drawn in the pose of another image of it."""
+    settings, ranks = cfg.DISENTANGLE, data.ranks
     sources = data.batch_size // ranks.world  # S
     partners = next_of_identity(sources, cfg.DATALOADER.INSTANCES).to(ranks.device)
     itself = torch.arange(sources, 2 * sources, device=ranks.device)
@@ -73,36 +81,31 @@ def build(cfg: CfgNode, data: Data) -> Method:
 
     def train_step(engine: Engine, batches: Mapping[str, Batch]) -> dict[str, torch.Tensor]:
         step = engine.state.iteration
-        adapt = target is not None and engine.state.epoch > settings.SOURCE_EPOCHS
+        adapt = "target" in data.domains and engine.state.epoch > settings.SOURCE_EPOCHS
         domains = ["source", "target"] if adapt else ["source"]
         pairs = [data.augmented_with_masks(name, batches, step) for name in domains]
         images = torch.cat([shown for shown, _ in pairs])  # [B, 3, H, W]
         masks = [moved for _, moved in pairs if moved is not None]
         donors = torch.cat([partners, itself]) if adapt else partners  # [B] whose pose, whose picture
-        views = recoloured(images, settings.NEGATE) if settings.JITTER else images
-        with precision.autocast():
-            parts = network(images, views, donors, sources=sources)
-        wanted = (images * std + mean)[donors]  # in 0..1
+        plain = images * std + mean  # in 0..1
+        views = (recoloured(plain, settings.NEGATE) - mean) / std if settings.JITTER else images
+        with parts.precision.autocast():
+            found = parts.network(images, views, donors, sources=sources)
+        wanted = plain[donors]
         mask = torch.cat(masks)[donors] if masks else None
-        losses = source_terms(settings, parts, batches["source"].pids, partners)
+        losses = source_terms(settings, found, batches["source"].pids, partners)
         losses |= {
-            "rec": reconstructed(parts.images, wanted, mask),
-            "dif": orthogonality(parts.identity, parts.pose, kind=settings.ORTHOGONALITY),
+            "rec": redrawn(found.images, wanted, mask),
+            "dif": orthogonality(found.identity, found.pose, kind=settings.ORTHOGONALITY),
         }
         if adapt:
-            features = F.normalize(parts.identity) if settings.MMD_UNIT else parts.identity
+            features = F.normalize(found.identity) if settings.MMD_UNIT else found.identity
             losses["mmd"] = domain_gap(features[sources:], features[:sources], sigmas=settings.MMD_SIGMAS)
         loss = torch.stack([weights[name] * value for name, value in losses.items()]).sum()
-        precision.step(loss, optimizer)
+        parts.precision.step(loss, parts.optimizer)
         return {name: value.detach() for name, value in {"loss": loss, **losses}.items()}
 
-    def pictures() -> dict[str, torch.Tensor]:
-        return draw(bare, data, precision, settings.GRID) if settings.GRID else {}
-
-    milestones = {}
-    if settings.SOURCE_EPOCHS and target is not None:
-        milestones[settings.SOURCE_EPOCHS] = "direct transfer"
-    return Method(train_step, bare, state, scheduler, milestones=milestones, pictures=pictures)
+    return train_step
 
 
 def term_weights(settings: CfgNode) -> dict[str, float]:
@@ -129,31 +132,27 @@ def source_terms(
     }
 
 
-def reconstructed(images: torch.Tensor, wanted: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
-    """Absolute difference a pixel or, with masks [B, 3, H, W], squared difference of the foreground."""
-    if mask is None:
-        return reconstruction(images, wanted, norm="l1")
-    return masked_l2(images * mask, wanted * mask, mask)
-
-
 def next_of_identity(count: int, instances: int) -> torch.Tensor:
     """For each image of a P x K batch the next one of its identity [count], the last one's being the first."""
     return torch.arange(count).view(-1, instances).roll(-1, dims=1).flatten()
 
 
 def recoloured(images: torch.Tensor, negate: float) -> torch.Tensor:
-    """Normalised images [B, 3, H, W] with channels in random order, negated with probability ``negate``.
+    """Images [B, 3, H, W] in 0..1 with channels in random order, as negatives (1 - x) with probability ``negate``.
 
     Random numbers come from the device's generator, which the trainer seeds in every step.
     """
     batch, channels = images.shape[:2]
     order = torch.rand(batch, channels, device=images.device).argsort(dim=1)
-    sign = 1 - 2 * (torch.rand(batch, 1, 1, 1, device=images.device) < negate).to(images.dtype)
-    return images.gather(1, order[:, :, None, None].expand_as(images)) * sign
+    negative = torch.rand(batch, 1, 1, 1, device=images.device) < negate
+    permuted = images.gather(1, order[:, :, None, None].expand_as(images))
+    return torch.where(negative, 1 - permuted, permuted)
 
 
 @torch.no_grad()
-def draw(network: Disentangler, data: Data, precision: Precision, count: int) -> dict[str, torch.Tensor]:
+def draw(
+    network: Disentangler | AdaptationNet, data: Data, precision: Precision, count: int
+) -> dict[str, torch.Tensor]:
     """Reconstructions, and every identity in every pose, of training images evenly spread over each domain.
 
     Returns:

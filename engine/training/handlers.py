@@ -123,7 +123,7 @@ class Handlers:
     Args:
         length: steps an epoch.
         done: steps finished before, 0 for a new run.
-        save: writes checkpoints: engine, best=..., mid_epoch=...
+        save: writes checkpoints: engine, also=..., mid_epoch=...
     """
 
     cfg: CfgNode
@@ -181,16 +181,16 @@ class Handlers:
         average_buffers(self.method.state["model"], self.ranks)
         self.method.scheduler.step()
         title = evaluation_title(self.cfg, self.method, epoch)
-        best = self.evaluate(engine, title) if title else False
+        chosen = self.evaluate(engine, title) if title else ()
         due = epoch % self.cfg.CHECKPOINT.PERIOD == 0 or epoch == self.cfg.SOLVER.EPOCHS
-        if best or due or self.stop.agreed():
-            self.save(engine, best=best)
+        if chosen or due or self.stop.agreed():
+            self.save(engine, also=chosen)
         if self.stop.agreed():
             raise Stopped(self.stop.agreed())
 
-    def evaluate(self, engine: Engine, title: str) -> bool:
-        """Score the target and draw the method's pictures; True if no trained state was better before."""
-        best = self.evaluation.score(engine, title)
+    def evaluate(self, engine: Engine, title: str) -> tuple[str, ...]:
+        """Score the target and draw the method's pictures; the checkpoints that this state is chosen for."""
+        chosen = self.evaluation.score(engine, title)
         if self.ranks.first:
             self.recorder.draw(engine.state.iteration, engine.state.epoch, self.method.pictures())
-        return best
+        return chosen

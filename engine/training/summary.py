@@ -7,9 +7,11 @@ from pathlib import Path
 import torch
 from yacs.config import CfgNode
 
+from crossreid.engine import checkpoint
 from crossreid.engine.arithmetic import resolve
-from crossreid.engine.data import Data, Evaluation
+from crossreid.engine.data import Data, Evaluation, read
 from crossreid.engine.distributed import Ranks
+from crossreid.engine.errors import InputError
 from crossreid.engine.log import LOGGER
 from crossreid.engine.method import Method
 from crossreid.engine.training.target import TargetEvaluation
@@ -54,9 +56,10 @@ def introduce(
             len(target.gallery),
         )
     share = data.batch_size // ranks.world
+    together = cfg.MODEL.BN_GROUP or share * len(data.domains)
     LOGGER.info(
         "batch %d: %d images a domain, %d a domain on each process, and batch norm sees %d at once%s",
-        data.batch_size * len(data.domains), data.batch_size, share, share * len(data.domains),
+        data.batch_size * len(data.domains), data.batch_size, share, together,
         " (synchronised)" if cfg.MODEL.SYNC_BN and ranks.world > 1 else "",
     )  # fmt: skip
     if resume:
@@ -74,13 +77,34 @@ def evaluation_title(cfg: CfgNode, method: Method, epoch: int) -> str:
     return "training" if cfg.TEST.PERIOD and epoch % cfg.TEST.PERIOD == 0 else ""
 
 
+def write_page(cfg: CfgNode, evaluation: TargetEvaluation, logs: Path) -> None:
+    """The run as one HTML page; a run that is done does not fail for want of a package."""
+    from crossreid.engine.deploy.report_page import read_history, write_report
+    from crossreid.engine.deploy.report_subject import subject, subject_of_network
+
+    history, network = read_history(logs / "metrics.jsonl"), evaluation.extractor
+    try:
+        if evaluation.features is None:
+            page = subject_of_network(cfg, network, history, evaluation.ranks.device)
+        else:
+            splits = read(cfg, cfg.DATASETS.TARGET)
+            page = subject(cfg, history, *evaluation.features, network, splits)
+        LOGGER.info("report %s", write_report(logs / "report.html", page))
+    except InputError as error:
+        LOGGER.warning("no report: %s", error)
+
+
 def conclude(evaluation: TargetEvaluation, logs: Path, saved: Path) -> None:
     """The table of the run and where everything lies."""
     picture = logs / "ranklist.png"
     LOGGER.info("results\n\n%s\n", evaluation.table())
     LOGGER.info("logs %s/ (train.log, metrics.jsonl, config.yml, tensorboard)", logs)
-    written = [str(path) for path in (saved / "last.pt", saved / "best.pt") if path.is_file()]
+    written = {name: saved / name for name in checkpoint.KEPT if (saved / name).is_file()}
     if written:
-        LOGGER.info("checkpoints %s", " and ".join(written))
+        LOGGER.info("checkpoints %s", ", ".join(map(str, written.values())))
+    name = evaluation.result_file
+    if name in written:
+        why = {"last.pt": "last epoch", "best.pt": "oracle: chosen by the target's labels"}
+        LOGGER.info("result %s (%s)", name, why.get(name, f"highest {evaluation.cfg.CHECKPOINT.SELECT}"))
     if evaluation.draw(picture):
         LOGGER.info("rank list %s (query blue, right green, wrong red)", picture)

@@ -7,13 +7,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from ignite.engine import Engine
 from torch import nn
 from yacs.config import CfgNode
 
-from crossreid.engine.data import Evaluation
-from crossreid.engine.distributed import Ranks
-from crossreid.engine.evaluation.extraction import extract_query_gallery
+from crossreid.engine.data import Data, Evaluation
+from crossreid.engine.evaluation import criteria
+from crossreid.engine.evaluation.camera_norm import normalize_sets
+from crossreid.engine.evaluation.clusters import ClusterOptions
+from crossreid.engine.evaluation.criteria import COUNTS, CRITERIA
+from crossreid.engine.evaluation.extraction import extract_query_gallery, extract_split
 from crossreid.engine.evaluation.options import RetrievalOptions
 from crossreid.engine.evaluation.ranklist import draw_rank_list
 from crossreid.engine.evaluation.report import percent
@@ -23,16 +27,26 @@ from crossreid.engine.log import LOGGER, Recorder
 
 @dataclass
 class EvaluationHistory:
-    """All evaluations of a run and the best mAP; part of every checkpoint."""
+    """All evaluations of a run, the best mAP and the best criterion; part of every checkpoint.
+
+    Args:
+        clusters: [N] of the target's training images at the last evaluation, for the criterion ``stability``.
+    """
 
     best: float = -1.0
     history: list[dict[str, Any]] = field(default_factory=list)
+    selected: dict[str, float] = field(default_factory=dict)  # criterion -> its highest value
+    clusters: torch.Tensor | None = None
 
     def state_dict(self) -> dict[str, Any]:
-        return {"best": self.best, "history": list(self.history)}
+        known = {"best": self.best, "history": list(self.history)}
+        if self.clusters is not None:
+            known |= {"selected": dict(self.selected), "clusters": self.clusters}
+        return known
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.best, self.history = state["best"], list(state["history"])
+        self.selected, self.clusters = dict(state.get("selected", {})), state.get("clusters")
 
 
 class TargetEvaluation:
@@ -41,6 +55,7 @@ class TargetEvaluation:
     Args:
         extractor: the bare network.
         target: query and gallery; None where the target has no labels and nothing is scored.
+        data: of the training; the criteria judge the target's images in it.
         progress: restored with the run.
     """
 
@@ -49,19 +64,60 @@ class TargetEvaluation:
         cfg: CfgNode,
         extractor: nn.Module,
         target: Evaluation | None,
-        ranks: Ranks,
+        data: Data,
         recorder: Recorder,
         progress: EvaluationHistory,
     ) -> None:
         self.cfg, self.extractor, self.target = cfg, extractor, target
-        self.ranks, self.recorder, self.progress = ranks, recorder, progress
+        self.data, self.ranks = data, data.ranks
+        self.recorder, self.progress = recorder, progress
         self.options = RetrievalOptions.of(cfg.TEST)
         self.features: tuple[Features, Features] | None = None
 
-    def score(self, engine: Engine, title: str) -> bool:
-        """Evaluate on all ranks; True if no trained state was better before, False without labels."""
+    def score(self, engine: Engine, title: str) -> tuple[str, ...]:
+        """Evaluate on all ranks; the checkpoints for which no trained state was better before."""
+        values = self._judge(engine.state.epoch) | self._retrieve(engine.state.epoch, title)
+        if not values:
+            return ()
+        self.progress.history.append({"epoch": engine.state.epoch, "title": title, **values})
+        known = {
+            f"{'criteria' if key in CRITERIA + COUNTS else 'target'}/{key}": value
+            for key, value in values.items()
+            if math.isfinite(value)
+        }
+        self.recorder.add(engine.state.iteration, known, title=title)
+        chosen = []
+        if engine.state.epoch and values.get("mAP", math.nan) > self.progress.best:  # NaN is never the best
+            self.progress.best = values["mAP"]
+            chosen.append("best.pt")
+        select, highest = self.cfg.CHECKPOINT.SELECT, self.progress.selected
+        if engine.state.epoch and values.get(select, math.nan) > highest.get(select, -math.inf):
+            highest[select] = values[select]
+            chosen.append("selected.pt")
+        return tuple(chosen)
+
+    def _judge(self, epoch: int) -> dict[str, float]:
+        """Label-free criteria of the target's training images, where a run trains on them."""
+        if not self.cfg.TEST.CRITERIA or "target" not in self.data.domains:
+            return {}
+        images, ranks = self.data.domains["target"].images, self.ranks
+        features = extract_split(self.cfg, self.extractor, images, self.data.plain, ranks, "target images")
+        before = self.progress.clusters
+        values, clusters = criteria.report(
+            features.vectors, images.split.cams, ClusterOptions.of(self.cfg.TEST), before=before, ranks=ranks
+        )
+        self.progress.clusters = torch.from_numpy(clusters)
+        LOGGER.info(
+            "criteria (epoch %d): %d clusters of %s %% of %d images  %s", epoch, values["clusters"],
+            percent(values["clustered"]), len(clusters),
+            "  ".join(f"{name} {values[name]:.3f}" for name in CRITERIA if math.isfinite(values[name])),
+        )  # fmt: skip
+        return {name: value for name, value in values.items() if math.isfinite(value)}
+
+    def _retrieve(self, epoch: int, title: str) -> dict[str, float]:
+        """Scores of the target's query and gallery, where they have labels."""
         if self.target is None:
-            return False
+            return {}
         query, gallery = self.features = extract_query_gallery(
             self.cfg, self.extractor, self.target, self.ranks
         )
@@ -70,20 +126,20 @@ class TargetEvaluation:
         )
         values = {"mAP": float(result.mAP), "mINP": float(result.mINP)}
         values |= {f"rank{r}": float(c) for r, c in zip(result.ranks, result.cmc)}
-        known = {f"target/{key}": value for key, value in values.items() if math.isfinite(value)}
-        self.progress.history.append({"epoch": engine.state.epoch, "title": title, **values})
-        self.recorder.add(engine.state.iteration, known, title=title)
-        self._tell(engine.state.epoch, title, result)
-        if engine.state.epoch == 0 or not result.mAP > self.progress.best:  # NaN is never the best
-            return False
-        self.progress.best = float(result.mAP)
-        return True
+        self._tell(epoch, title, result)
+        return values
+
+    @property
+    def result_file(self) -> str:
+        """The checkpoint that is the run's result, by ``CHECKPOINT.SELECT``."""
+        return {"last": "last.pt", "oracle": "best.pt"}.get(self.cfg.CHECKPOINT.SELECT, "selected.pt")
 
     def _tell(self, epoch: int, title: str, result: Retrieval) -> None:
         cmc = "  ".join(f"Rank-{r} {percent(float(c))}" for r, c in zip(result.ranks, result.cmc))
         LOGGER.info(
-            "%s (epoch %d): %s  mAP %s  %s  [%s AP; %d of %d queries have a match]",
+            "%s (epoch %d): %s  mAP %s  %s  [%s AP%s; %d of %d queries have a match]",
             title, epoch, self.cfg.DATASETS.TARGET, percent(float(result.mAP)), cmc, result.ap,
+            ", normalised by camera" if result.camera_norm else "",
             len(result.per_query_ap) - result.skipped, len(result.per_query_ap),
         )  # fmt: skip
 
@@ -105,5 +161,6 @@ class TargetEvaluation:
         """Draw the rank list of the last evaluation (first rank); False where there is none."""
         if not (self.cfg.LOG.RANK_LIST and self.ranks.first and self.features):
             return False
-        draw_rank_list(path, *self.features, queries=self.cfg.LOG.RANK_LIST)
+        features = normalize_sets(*self.features) if self.options.camera_norm else self.features
+        draw_rank_list(path, *features, queries=self.cfg.LOG.RANK_LIST)
         return True

@@ -21,7 +21,7 @@ from crossreid.engine.method import Method
 from crossreid.engine.methods import load_method
 from crossreid.engine.training.handlers import Handlers, Monitor
 from crossreid.engine.training.prefetch import on_device
-from crossreid.engine.training.summary import conclude, introduce
+from crossreid.engine.training.summary import conclude, introduce, write_page
 from crossreid.engine.training.target import EvaluationHistory, TargetEvaluation
 
 
@@ -60,7 +60,7 @@ def run(cfg: CfgNode, ranks: Ranks) -> None:
         logs if ranks.first else None, tensorboard=cfg.LOG.TENSORBOARD, after=done if own else 0
     )
     monitor = Monitor(cfg, data, method, recorder, done)
-    evaluation = TargetEvaluation(cfg, method.extractor, target, ranks, recorder, progress)
+    evaluation = TargetEvaluation(cfg, method.extractor, target, data, recorder, progress)
     images = {name: digest(domain.images.split) for name, domain in data.domains.items()}
     stop, save = StopRequest(ranks), partial(_save, cfg, ranks, saved, state, images)
 
@@ -76,6 +76,8 @@ def run(cfg: CfgNode, ranks: Ranks) -> None:
         recorder.close()
     if ranks.first:
         conclude(evaluation, logs, saved)
+        if cfg.LOG.REPORT:
+            write_page(cfg, evaluation, logs)
 
 
 def _train(engine: Engine, data: Data, done: int, epochs: int) -> None:
@@ -103,7 +105,7 @@ def _make_folders(cfg: CfgNode, ranks: Ranks, folders: tuple[Path, ...]) -> None
 def _load_weights(cfg: CfgNode, method: Method) -> None:
     if cfg.MODEL.WEIGHTS:
         network = unwrap(method.state["model"])
-        skipped = checkpoint.load_weights(network, cfg.MODEL.WEIGHTS, optional=("classifier.",))
+        skipped = checkpoint.load_weights(network, cfg.MODEL.WEIGHTS, optional=("classifier.", "pool."))
         LOGGER.info(
             "weights from %s%s", cfg.MODEL.WEIGHTS, f"; skipped {', '.join(skipped)}" if skipped else ""
         )
@@ -145,10 +147,10 @@ def _save(
     images: dict[str, str],
     engine: Engine,
     *,
-    best: bool = False,
+    also: tuple[str, ...] = (),
     mid_epoch: bool = False,
 ) -> None:
-    """Write last.pt, best.pt if it is, and a numbered one if wanted; all ranks take part, the first writes."""
+    """Write last.pt, others that this state is chosen for, and a numbered one if wanted; the first rank writes."""
     buffers = checkpoint.rank_buffers(state["model"], ranks) if mid_epoch else None
     if ranks.first:
         content = {
@@ -162,8 +164,8 @@ def _save(
         if buffers is not None:
             content["rank_buffers"] = buffers
         checkpoint.save(folder / "last.pt", content)
-        if best:
-            checkpoint.save(folder / "best.pt", content)
+        for name in also:
+            checkpoint.save(folder / name, content)
         if cfg.CHECKPOINT.N_SAVED and not mid_epoch:
             checkpoint.save(folder / f"epoch-{engine.state.epoch:05d}.pt", content)
             for old in sorted(folder.glob("epoch-*.pt"))[: -cfg.CHECKPOINT.N_SAVED]:

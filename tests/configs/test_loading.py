@@ -141,7 +141,7 @@ def test_the_flat_yaml_of_the_seed_works_unchanged(tmp_path: Path) -> None:
     assert set(yaml.safe_load(SEED_YAML)) == set(TABLE)
     cfg = load(file)
     expected = {
-        "NAME": "duke2market-mix", "SOLVER.AMP": "float16", "CAMERA_AWARE.MIXUP": True, "CAMERA_AWARE.MIXUP_ALPHA": 0.6,
+        "NAME": "duke2market-mix", "SOLVER.AMP": "auto", "CAMERA_AWARE.MIXUP": True, "CAMERA_AWARE.MIXUP_ALPHA": 0.6,
         "CAMERA_AWARE.NEIGHBOR_MODE": "camera_aware", "CAMERA_AWARE.EPS": 0.7, "CAMERA_AWARE.SCALE": 10.0,
         "DATALOADER.BATCH_SIZE": 256, "DATASETS.ADAPT": True, "DATASETS.SOURCES": ["duke"], "DATASETS.TARGET": "market",
         "MODEL.LAST_STRIDE": 1, "SOLVER.NEW_LR": 0.05, "SOLVER.LR": 0.02, "SOLVER.OPTIMIZER": "sgd",

@@ -230,6 +230,71 @@ def test_cuhk03_in_matlabs_hdf5_says_what_to_do(tmp_path: Path) -> None:
             load(name, tmp_path)
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("market/../../x", "../market", "a..b:x", ".:x", "1.2:x", "a.b\0:x", "os.path:/", ":", "msmt;rm"),
+        *(
+            "folder:/dev/null",
+            "csv:/dev/zero",
+            "folder:a\0b",
+            "csv:\udcff",
+            "folder:" + "x" * 5000,
+            "cameras:f",
+        ),
+        *("folder:f", "csv:empty", "folder:empty", "cameras:empty", "csv:loop.csv", "folder:loop.csv"),
+    ],
+)
+def test_names_that_lead_nowhere_are_one_line(tmp_path: Path, name: str) -> None:
+    (tmp_path / "f").write_text("x")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "loop.csv").symlink_to("loop.csv")
+    with pytest.raises(DatasetError) as caught:
+        load(name, tmp_path)
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 600
+
+
+def damaged(content: bytes, random: np.random.Generator) -> bytes:
+    """The content with a bit flipped, cut off, or with something put in."""
+    place, kind = int(random.integers(len(content))), random.integers(4)
+    odd = [b"\0", b"\n", b",", b'"', b"[", b"{", b"null", b"NaN", b"-1", b"\xff\xfe", b"9" * 25, b"/" * 5000]
+    if kind == 0:
+        return content[:place] + bytes([content[place] ^ 1 << random.integers(8)]) + content[place + 1 :]
+    if kind == 1:
+        return content[:place]
+    if kind == 2:
+        return content[:place] + odd[random.integers(len(odd))] + content[place:]
+    return random.bytes(place)
+
+
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [
+        ("msmt", "MSMT17_V1/list_query.txt"),
+        ("cuhk03", "cuhk03/splits.json"),
+        ("cuhk03", "cuhk03/meta.json"),
+        ("csv:own.csv", "own.csv"),
+    ],
+)
+def test_damaged_lists_are_read_or_named_in_one_line(tmp_path: Path, name: str, file: str) -> None:
+    trees.msmt(tmp_path / "MSMT17_V1")
+    trees.cuhk03(tmp_path / "cuhk03")
+    trees.pictures(tmp_path, ["a.jpg", "b.jpg", "c.jpg"])
+    rows = ["a.jpg,1,1,train", "b.jpg,2,1,query", "c.jpg,2,2,gallery"]
+    (tmp_path / "own.csv").write_text("\n".join(["path,pid,camid,split", *rows]))
+    sound, random = (tmp_path / file).read_bytes(), np.random.default_rng(0)
+    told = []
+    for _ in range(150):
+        (tmp_path / file).write_bytes(damaged(sound, random))
+        try:
+            load(name, tmp_path)
+        except DatasetError as error:
+            told.append(str(error))
+    assert len(told) > 75
+    assert not [line for line in told if "\n" in line or len(line) > 1000]
+
+
 def test_listing_is_sorted_and_natural_order_counts() -> None:
     names = ["cam10", "cam2", "Cam1", "x", "2", "10"]
     assert sorted(names, key=natural) == ["2", "10", "Cam1", "cam2", "cam10", "x"]

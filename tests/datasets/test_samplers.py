@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from crossreid.datasets import DatasetError
-from crossreid.datasets.samplers import IdentitySampler, ShuffledSampler, StyledSampler
+from crossreid.datasets.samplers import IdentitySampler, PartnerSampler, ShuffledSampler, StyledSampler
 
 WORLDS = (1, 2, 3)
 PIDS = np.repeat(np.arange(20), np.arange(20) % 7 + 1)  # identities of 1 to 7 images
@@ -137,3 +137,19 @@ def test_arguments(arguments: dict[str, int], message: str) -> None:
         ShuffledSampler(100, **arguments)
     with pytest.raises(DatasetError, match="and into identities of 4 images"):
         IdentitySampler(PIDS, 3, 4, world_size=2)
+
+
+def test_every_image_comes_beside_another_of_its_identity() -> None:
+    pids = np.array([0, 0, 0, 1, 2, 2, 2, 2])
+    batches = PartnerSampler(pids, 4, 3, seed=1).global_epoch(0).reshape(-1, 3)
+    assert sorted(batches[:, 0]) == list(range(8)), "every image once"
+    assert (pids[batches] == pids[batches[:, :1]]).all()
+    many = PartnerSampler(pids, 8, 2, seed=1, num_batches=500).global_epoch(3).reshape(-1, 2)
+    partners = many[many[:, 0] == 5, 1]
+    counts = np.bincount(partners, minlength=8)
+    assert counts[:4].sum() == 0
+    assert (np.abs(counts[4:] / 500 - 1 / 4) < 0.07).all(), (
+        "all images of the identity alike, itself included"
+    )
+    halves = [PartnerSampler(pids, 4, 2, rank=r, world_size=2, seed=1).epoch(2) for r in (0, 1)]
+    assert np.array_equal(np.concatenate(halves, 1), PartnerSampler(pids, 4, 2, seed=1).epoch(2))

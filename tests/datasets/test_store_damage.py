@@ -67,6 +67,24 @@ def test_image_of_the_same_size_and_date_is_noticed(tmp_path: Path) -> None:
     assert pixels.reshape(2, -1).mean(1).tolist() == [90, 50]
 
 
+def test_every_flipped_bit_is_noticed(tmp_path: Path) -> None:
+    split = make_split(tmp_path / "images")
+    everything(ImageDataset(split, SIZE, cache_dir=tmp_path / "cache"))
+    (path,) = stores(tmp_path / "cache")
+    whole, row_bytes = path.read_bytes(), 3 * SIZE[0] * SIZE[1]
+    _, key, _ = store.content_keys(split.paths, (*SIZE, "bilinear"))
+    assert isinstance(store.open_store(path, key, 6, row_bytes), store.Store)
+    random, end = np.random.default_rng(0), 6 * row_bytes
+    places = [*random.integers(end, size=100), *random.integers(end, len(whole), size=300)]
+    for place in places:
+        content = bytearray(whole)
+        content[place] ^= 1 << int(random.integers(8))
+        path.write_bytes(content)
+        assert isinstance(store.open_store(path, key, 6, row_bytes), str), place
+        path.write_bytes(whole[:place])  # cut off there
+        assert isinstance(store.open_store(path, key, 6, row_bytes), str), place
+
+
 def test_large_stores_are_sampled_at_opening(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     split = make_split(tmp_path / "images")
     everything(ImageDataset(split, SIZE, cache_dir=tmp_path / "cache"))

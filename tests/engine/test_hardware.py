@@ -21,7 +21,7 @@ from crossreid.engine.hardware import compiled, for_evaluation, prepare_backbone
 from crossreid.losses.classification import mixup_virtual_class
 from crossreid.losses.disentangle import mmd
 from crossreid.losses.invariance import exemplar_invariance
-from crossreid.losses.patch import central, ipfl, nearest_positive_triplet, pedal
+from crossreid.losses.patch import ipfl, nearest_positive_triplet, pedal
 from crossreid.modeling.backbones import build_backbone
 from crossreid.modeling.reid import ReIDNet
 from crossreid.modeling.weights import read_checkpoint
@@ -140,7 +140,6 @@ def test_compiled_losses_are_the_same() -> None:
         (exemplar_invariance, (x @ rows[0].T, index), [{"temperature": 0.5, "k": k} for k in (0, 4)]),
         (mmd, (x, y), [{"sigmas": (1.0, 5.0)}]),
         (pedal, (torch.stack([x, y]), rows, index), [{"scale": 2.0, "k": 3}]),
-        (central, (torch.stack([x, y]), rows, index), [{"scale": 2.0, "k": 3}]),
         (nearest_positive_triplet, (x, index // 2), [{"margin": 1.0, "normalize": True}]),
         (ipfl, (x, y[:3]), [{"views": 2, "margin": 2.0, "max_rank": 5, "nearest": 1}]),
         (mixup_virtual_class, (x, y, index, y + 1), [{"lam": lam} for lam in (0.1, 0.2, 0.3, 0.4)]),

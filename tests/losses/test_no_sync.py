@@ -16,7 +16,7 @@ from crossreid.losses.clusters import contrast
 from crossreid.losses.disentangle import contrastive, masked_l2, mmd, orthogonality, reconstruction
 from crossreid.losses.invariance import exemplar_invariance
 from crossreid.losses.neighborhood import camera_agnostic, camera_aware_terms
-from crossreid.losses.patch import central, ipfl, nearest_positive_triplet, pedal
+from crossreid.losses.patch import ipfl, nearest_positive_triplet, pedal
 from crossreid.losses.proxies import intra, offline, online
 from crossreid.losses.triplet import batch_hard
 from tests.no_sync import NoSync
@@ -41,7 +41,6 @@ LOSSES: dict[str, Callable[[Tensor], Tensor]] = {
     "invariance": lambda x: exemplar_invariance(F.linear(x, torch.ones(7, 3)), INDEX, temperature=0.05, k=3),
     "batch_hard": lambda x: batch_hard(x, PIDS, margin=0.3),
     "pedal": lambda x: pedal(x.expand(2, 4, 3), PATCHES, INDEX, scale=5, k=2),
-    "central": lambda x: central(x.expand(2, 4, 3), PATCHES, INDEX, scale=5, k=2),
     "ipfl": lambda x: ipfl(x, torch.rand(2, 3), views=2, margin=2, max_rank=15, nearest=3),
     "nearest_positive": lambda x: nearest_positive_triplet(x, PIDS, margin=1, normalize=True),
     "mmd": lambda x: mmd(x, torch.rand(5, 3), sigmas=(1, 2)),

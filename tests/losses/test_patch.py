@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from crossreid.losses.patch import central, ipfl, nearest_positive_triplet, pedal
+from crossreid.losses.patch import ipfl, nearest_positive_triplet, pedal
 from tests.golden_arrays import relative, settings
 
 TYPES = [(torch.float64, 1e-9), (torch.float32, 1e-4)]  # pedal: a difference of two near-equal logarithms
@@ -31,73 +29,84 @@ def test_pedal_matches_the_original(golden: dict[str, Tensor], dtype: torch.dtyp
     assert relative(features.grad, golden["grad_feature"]) < tolerance
 
 
-def _slow_patch(
-    features: Tensor, centers: Tensor, index: Tensor, scale: float, k: int, middle: bool
-) -> Tensor:
+def _slow_patch(features: Tensor, centers: Tensor, index: Tensor, scale: float, k: int) -> Tensor:
     losses = []
     for f_patch, c_patch in zip(features, centers):
         for f, own in zip(f_patch, index.tolist()):
             others = [j for j in range(len(c_patch)) if j != own]
             d = {j: (f - c_patch[j]).square().sum() for j in others}
             near = sorted(others, key=lambda j: d[j].item())[:k]
-            if middle:
-                pull = (f - F.normalize(c_patch[near].mean(0), dim=0)).square().sum()
-                rest = [torch.exp(-scale * d[j]) for j in others if j not in near]
-                top, bottom = torch.exp(-scale * pull), torch.exp(-scale * pull) + sum(rest)
-            else:
-                top = sum(torch.exp(-scale * d[j]) for j in near)
-                bottom = sum(torch.exp(-scale * x) for x in d.values())
+            top = sum(torch.exp(-scale * d[j]) for j in near)
+            bottom = sum(torch.exp(-scale * x) for x in d.values())
             losses.append(-torch.log(top / bottom))
     return torch.stack(losses).mean()
 
 
-@pytest.mark.parametrize("loss", [pedal, central])
 @pytest.mark.parametrize("k", [1, 3, 7, 8])
-def test_patch_losses_match_the_loop(loss: Callable[..., Tensor], k: int) -> None:
+def test_patch_losses_match_the_loop(k: int) -> None:
     features = F.normalize(_random(2, 4, 5), dim=2).requires_grad_()
     centers, index = 0.8 * F.normalize(_random(2, 9, 5, seed=1), dim=2), torch.tensor([0, 8, 3, 3])
-    mine = loss(features, centers, index, scale=6.0, k=k)
-    theirs = _slow_patch(features, centers, index, 6.0, k, middle=loss is central)
+    mine = pedal(features, centers, index, scale=6.0, k=k)
+    theirs = _slow_patch(features, centers, index, 6.0, k)
     assert mine.item() == pytest.approx(theirs.item(), rel=1e-10, abs=1e-14)
     gradients = [torch.autograd.grad(x, features)[0] for x in (mine, theirs)]
     torch.testing.assert_close(*gradients, rtol=1e-9, atol=1e-12)
 
 
-@pytest.mark.parametrize("loss", [pedal, central])
 @pytest.mark.parametrize("rows", [1, 2, 4, 5])
-def test_no_more_others_than_neighbours_give_exactly_zero(loss: Callable[..., Tensor], rows: int) -> None:
+def test_no_more_others_than_neighbours_give_exactly_zero(rows: int) -> None:
     features = _random(2, 3, 5).requires_grad_()
-    value = loss(features, _random(2, rows, 5, seed=1), torch.tensor([0, 0, 0]), scale=15, k=4)
+    value = pedal(features, _random(2, rows, 5, seed=1), torch.tensor([0, 0, 0]), scale=15, k=4)
     value.backward()
     assert value.item() == 0
     assert not features.grad.any()
 
 
-@pytest.mark.parametrize("loss", [pedal, central])
-def test_far_features_and_autocast_stay_finite_in_float32(loss: Callable[..., Tensor]) -> None:
+def test_far_features_and_autocast_stay_finite_in_float32() -> None:
     """Lengths near 20 at scale 15: every exponential underflows."""
     features, centers = _random(2, 4, 64) * 2.5, _random(2, 30, 64, seed=1) * 2.5
-    expected = loss(features, centers, torch.tensor([0, 1, 2, 29]), scale=15, k=3)
+    expected = pedal(features, centers, torch.tensor([0, 1, 2, 29]), scale=15, k=3)
     single = features.float().requires_grad_()
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        value = loss(single, centers.float(), torch.tensor([0, 1, 2, 29]), scale=15, k=3)
+        value = pedal(single, centers.float(), torch.tensor([0, 1, 2, 29]), scale=15, k=3)
     value.backward()
     assert bool(single.grad.isfinite().all())
     assert relative(value, expected) < 1e-4
 
 
-@pytest.mark.parametrize("loss", [pedal, central])
-def test_half_precision_and_autocast_compute_in_float32(loss: Callable[..., Tensor]) -> None:
+def test_half_precision_and_autocast_compute_in_float32() -> None:
     half, centers = (
         F.normalize(_random(2, 4, 5), dim=2).half(),
         F.normalize(_random(2, 9, 5, seed=1), dim=2).half(),
     )
     index, numbers = torch.tensor([0, 1, 2, 8]), {"scale": 1, "k": 3}
-    plain = loss(half.float(), centers.float(), index, **numbers)
+    plain = pedal(half.float(), centers.float(), index, **numbers)
     assert plain.item() > 0.1
-    assert torch.equal(loss(half, centers, index, **numbers), plain)
+    assert torch.equal(pedal(half, centers, index, **numbers), plain)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert torch.equal(loss(half.float(), centers.float(), index, **numbers), plain)
+        assert torch.equal(pedal(half.float(), centers.float(), index, **numbers), plain)
+
+
+def test_pedal_over_known_rows_is_pedal_without_the_others() -> None:
+    features, centers = _random(2, 3, 5).requires_grad_(), _random(2, 9, 5, seed=1)
+    known = torch.tensor([True, False, True, True, False, True, True, True, False])
+    own, own_left = torch.tensor([0, 5, 7]), torch.tensor([0, 3, 5])
+    for k in (2, 7):  # fewer and more than the other known rows
+        mine = pedal(features, centers, own, scale=2.0, k=k, known=known)
+        left = pedal(features, centers[:, known], own_left, scale=2.0, k=k)
+        torch.testing.assert_close(mine, left)
+        torch.testing.assert_close(*(torch.autograd.grad(x, features)[0] for x in (mine, left)))
+
+
+def test_ipfl_of_a_share_of_the_images() -> None:
+    """Two shares of a batch, each with the centres of all, average to the whole."""
+    features, centers = _random(12, 4), _random(6, 4, seed=1)
+    numbers = {"views": 2, "margin": 2.0, "max_rank": 15, "nearest": 2}
+    whole = ipfl(features, centers, **numbers)
+    shares = [ipfl(features[6 * r : 6 * r + 6], centers, first=3 * r, **numbers) for r in (0, 1)]
+    torch.testing.assert_close(torch.stack(shares).mean(), whole)
+    with pytest.raises(ValueError, match="for 6 centres"):
+        ipfl(features, centers, first=1, **numbers)
 
 
 def test_patch_losses_refuse_no_neighbours() -> None:
@@ -165,7 +174,7 @@ def test_ipfl_at_its_own_centre_has_a_finite_gradient() -> None:
     ipfl(features, features.detach(), views=1, margin=2.0, max_rank=15, nearest=2).backward()
     assert bool(features.grad.isfinite().all())
     assert features.grad.any()
-    with pytest.raises(ValueError, match="5 features for 5 images of 2 views"):
+    with pytest.raises(ValueError, match="5 features in 2 views"):
         ipfl(features, features.detach(), views=2, margin=2.0, max_rank=15, nearest=2)
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import nn
 
+from crossreid.modeling.arn import AdaptationNet, stages_of
 from crossreid.modeling.backbones import build_backbone
 from crossreid.modeling.disentangler import Disentangler, DisentanglerOutput, build_decoder
 from crossreid.modeling.errors import ModelError
@@ -12,12 +14,19 @@ from crossreid.modeling.errors import ModelError
 S = 4  # source images in the batch of 6
 
 
-def network(*, arn: bool = False, pool: str = "max", target: bool = True) -> Disentangler:
+def network(*, pool: str = "max") -> Disentangler:
     torch.manual_seed(0)
-    domains = (["source", "target"] if target else ["source"]) if arn else ["any"]
-    identity, poses = build_backbone("tiny"), {d: build_backbone("tiny") for d in domains}
-    decoder = build_decoder(256 if arn else 512, 8, [12, 8], transposed=arn)
-    return Disentangler(identity, poses, decoder, num_classes=5, pool=pool)
+    decoder = build_decoder(512, 8, [12, 8], transposed=False)
+    return Disentangler(
+        build_backbone("tiny"), {"any": build_backbone("tiny")}, decoder, num_classes=5, pool=pool
+    )
+
+
+def adaptation(backbone: str = "tiny") -> AdaptationNet:
+    torch.manual_seed(0)
+    identity = build_backbone(backbone)
+    decoder = build_decoder(identity.out_channels, identity.stride, [9, 12, 8], transposed=True)
+    return AdaptationNet(identity, decoder, 5)
 
 
 def images(seed: int, count: int = 6) -> torch.Tensor:
@@ -70,26 +79,52 @@ def test_identity_is_decoded_in_the_pose_of_the_donor() -> None:
     torch.testing.assert_close(out.logits, net.classifier(maps[:S].amax(dim=(2, 3))))  # type: ignore[misc]
 
 
-def test_arn_adds_the_maps_of_private_encoders() -> None:
-    net = network(arn=True, pool="avg")
-    out = parts(net)
-    maps = net.identity(images(1))
-    poses = torch.cat([net.poses["source"](images(2)[:S]), net.poses["target"](images(2)[S:])])
-    torch.testing.assert_close(out.pose, poses.mean(dim=(2, 3)))
-    torch.testing.assert_close(out.images, net.decoder(maps + poses[DONORS]))  # type: ignore[misc]
+@pytest.mark.parametrize("backbone", ["tiny", "resnet18"])
+def test_arn_encodes_each_domain_by_itself(backbone: str) -> None:
+    net = adaptation(backbone)
+    net.dropout.p = 0.0
+    source, target = net(images(1), images(2, 4))
+    early = nn.Sequential(*stages_of(net.identity)[:-1])
+    last = stages_of(net.identity)[-1]
+    maps = early(images(2, 4))
+    shared, private = last(maps), net.private["target"](maps)
+    torch.testing.assert_close(target.shared, shared.mean(dim=(2, 3)))
+    torch.testing.assert_close(target.private, private.mean(dim=(2, 3)))
+    torch.testing.assert_close(target.images, net.decoder(shared + private))
+    assert source.logits.shape == (6, 5)
+    assert source.images.shape == (6, 3, 32, 16)
+    assert source.images.abs().max() < 1
+    net.eval()
+    torch.testing.assert_close(net(images(3)), net.identity(images(3)).mean(dim=(2, 3)))
 
 
+def test_arn_moves_statistics_of_last_stages_as_two_passes_would() -> None:
+    net, other = adaptation(), adaptation()
+    net(images(1), images(2))
+    early, last = nn.Sequential(*stages_of(other.identity)[:-1]), stages_of(other.identity)[-1]
+    for module in last.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = 0.1
+    with torch.no_grad():
+        for batch in (images(2), images(1)):
+            maps = early(batch)
+            last(maps), last(maps)
+    for name, value in stages_of(net.identity)[-1].state_dict().items():
+        if "running" in name:
+            torch.testing.assert_close(value, last.state_dict()[name])
+
+
+@pytest.mark.parametrize("target", [True, False], ids=["both domains", "source alone"])
 @pytest.mark.parametrize("arn", [False, True])
-@pytest.mark.parametrize("sources", [S, 6], ids=["both domains", "source alone"])
-def test_every_parameter_gets_a_gradient(arn: bool, sources: int) -> None:
+def test_every_parameter_gets_a_gradient(arn: bool, target: bool) -> None:
     """Data-parallel training waits for all of them; those of an idle encoder are zero."""
-    net = network(arn=arn)
-    out = net(images(1), images(2), DONORS, sources=sources)
+    net = adaptation() if arn else network()
+    out = net(images(1), images(2) if target else None)[0] if arn else parts(net)
     (out.images.square().mean() + out.logits.square().mean()).backward()
     for name, parameter in net.named_parameters():
-        assert parameter.grad is not None, name
-        idle = arn and sources == 6 and name.startswith("poses.target")
-        assert bool((parameter.grad != 0).any()) != idle, name
+        assert parameter.grad is not None or (arn and target and "private.target" in name), name
+        idle = arn and name.startswith("private.target")
+        assert parameter.grad is None or bool((parameter.grad != 0).any()) != idle, name
 
 
 def test_size_must_be_divisible_by_the_stride() -> None:
@@ -98,17 +133,23 @@ def test_size_must_be_divisible_by_the_stride() -> None:
         network()(odd, odd, DONORS, sources=S)
 
 
-@pytest.mark.parametrize("target", [False, True])
 @pytest.mark.parametrize("arn", [False, True])
-def test_swapped_shows_every_identity_in_every_pose(arn: bool, target: bool) -> None:
-    net = network(arn=arn).eval()
-    pictures = net.swapped(images(3, 4), target=target)
+def test_swapped_shows_every_identity_in_every_pose(arn: bool) -> None:
+    net = (adaptation() if arn else network()).eval()
+    if arn:  # the last stages begin alike
+        for parameter in net.private["target"].parameters():
+            parameter.data.mul_(2)
+    pictures = net.swapped(images(3, 4), target=True)
     assert pictures.shape == (4, 4, 3, 32, 16)
-    encoder = net.poses[("target" if target else "source") if arn else "any"]
     with torch.no_grad():
-        one, other = net.identity(images(3, 4)[1:2]), encoder(images(3, 4)[2:3])
-        torch.testing.assert_close(pictures[1, 2], net.decode(one, other)[0], rtol=1e-4, atol=1e-5)
-    assert not torch.allclose(pictures[1, 2], pictures[2, 1])
+        if arn:
+            shared, private = net.maps(images(3, 4), "target")
+            expected = (net.decoder(shared[1:2] + private[2:3])[0] + 1) / 2
+        else:
+            one, other = net.identity(images(3, 4)[1:2]), net.poses["any"](images(3, 4)[2:3])
+            expected = net.decode(one, other)[0]
+        torch.testing.assert_close(pictures[1, 2], expected, rtol=1e-4, atol=1e-7 if arn else 1e-5)
+    assert not torch.equal(pictures[1, 2], pictures[2, 1])
 
 
 def test_evaluation_needs_the_identity_encoder_alone() -> None:

@@ -307,3 +307,14 @@ def test_two_ranks_equal_one_on_the_joined_batch() -> None:
         for name, expected in steps.items():
             torch.testing.assert_close(rank_steps[name], expected, rtol=1e-10, atol=1e-12)
     assert torch.equal(ranks[0][1]["rows"], ranks[1][1]["rows"])
+
+
+def test_rows_that_begin_at_their_first_update() -> None:
+    """The first of two visits in one batch overwrites, the second moves; known rows are moved by both."""
+    memory = PatchMemory(4, 1, 2, dtype=torch.float64, begin=True)
+    memory.update(torch.full((1, 1, 2), 8.0, dtype=torch.float64), torch.tensor([3]), keep=0.5)
+    new = torch.tensor([[[4.0, 0.0], [0.0, 4.0], [2.0, 2.0]]], dtype=torch.float64)
+    memory.update(new, torch.tensor([1, 1, 3]), keep=0.5)
+    expected = torch.tensor([[0.0, 0.0], [2.0, 2.0], [0.0, 0.0], [5.0, 5.0]], dtype=torch.float64)
+    assert torch.equal(memory.features[0], expected)
+    assert memory.visited.tolist() == [False, True, False, True]

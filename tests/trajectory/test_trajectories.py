@@ -11,6 +11,9 @@ import pytest
 FOLDER = Path(__file__).parent
 ROOT = FOLDER.parents[1]
 RUNS = {
+    "paul": [],
+    "disentangle": ["--kind", "arn"],
+    "disentangle, pose": ["--kind", "pose", "--require", "all"],
     "camera_aware": [],
     "ecn": [],
     "ecn, frozen": ["--require", "frozen", "--set", "ECN.SHORTCUT_NORMS", "frozen"],

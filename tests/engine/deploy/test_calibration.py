@@ -7,13 +7,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from crossreid import Embedder
 from crossreid.engine.commands import main
-from crossreid.engine.deploy.calibration import calibrate, from_cameras, from_labels
+from crossreid.engine.deploy.calibration import calibrate, from_cameras, from_labels, labelled
 from crossreid.engine.deploy.index import build_index, open_index
 from crossreid.engine.deploy.photos import list_photos
 from crossreid.engine.errors import InputError
+from crossreid.engine.evaluation.features import Features
 from crossreid.modeling.weights import read_checkpoint
 
 
@@ -95,6 +97,9 @@ def test_the_command(
         lines.append(f"{photo.path},{photo.camera},{number // 12}")
     (tmp_path / "list.csv").write_text("\n".join(lines))
     build_index(Embedder(checkpoint, device="cpu"), tmp_path / "list.csv", tmp_path / "index")
+    main(["calibrate", str(tmp_path / "index"), "--fmr", "0.1", "--png", str(tmp_path / "own.png")])
+    assert (tmp_path / "own.png").read_bytes()[:4] == b"\x89PNG"
+    assert open_index(tmp_path / "index").meta["calibration"]["fmr"] == 0.1
     main(["calibrate", str(tmp_path / "index"), "--fmr", "0.1"])
     told = capsys.readouterr().out
     assert "at the same moment are different people" in told
@@ -122,3 +127,14 @@ def test_labelled_features(checkpoint: Path, capsys: pytest.CaptureFixture[str])
     assert "identities as labelled" in capsys.readouterr().out
     kept = json.loads(saved.with_name("demo-last-query-calibration.json").read_text())
     assert kept["fmr"] == 0.05
+
+
+def test_distractors_and_junk_are_no_pairs() -> None:
+    """A gallery's identity that no query has gathers many people; -1 is junk."""
+    vectors = torch.nn.functional.normalize(torch.randn(8, 4))
+    query = Features(2 * vectors[:3], torch.tensor([1, 2, -1]), torch.tensor([0, 1, 0]))
+    gallery = Features(vectors[3:], torch.tensor([0, 1, -1, 2, 0]), torch.arange(5))
+    found, pids, cams = labelled(query, gallery)
+    assert pids.tolist() == [1, 2, 1, 2]
+    assert cams.tolist() == [0, 1, 1, 3]
+    assert np.allclose(found, vectors[[0, 1, 4, 6]].numpy(), atol=1e-6)

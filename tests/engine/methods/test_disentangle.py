@@ -18,8 +18,8 @@ from crossreid.engine.data import Data, build_data
 from crossreid.engine.distributed import Ranks
 from crossreid.engine.errors import InputError
 from crossreid.engine.method import Method
-from crossreid.engine.methods import disentangle
-from crossreid.modeling.disentangler import Disentangler
+from crossreid.engine.methods import arn_step, disentangle
+from crossreid.modeling.arn import AdaptationNet
 from crossreid.modeling.weights import read_checkpoint
 from tests.no_sync import NoSync
 from tests.ranks import run_ranks
@@ -27,6 +27,7 @@ from tests.tiny import CPU, differences, overrides, train
 
 CONFIG = "configs/disentangle/demo.yml"
 ADAPT = ["MODEL.LAST_STRIDE", "1", "DISENTANGLE.SOURCE_EPOCHS", "0", "DISENTANGLE.DECODER_WIDTHS", "[16, 8]"]
+ARN = ["DISENTANGLE.VARIANT", "arn", "DISENTANGLE.JITTER", "false", "DISENTANGLE.APP_WEIGHT", "0"]
 TERMS = {"cls", "app", "ctr", "rec", "dif", "mmd"}
 
 
@@ -48,20 +49,22 @@ def test_partner_is_the_next_image_of_the_identity() -> None:
 
 def test_recoloured_permutes_and_negates_whole_images() -> None:
     torch.manual_seed(3)
-    images = torch.randn(600, 3, 4, 2)
+    images = torch.rand(600, 3, 4, 2)
     torch.manual_seed(7)
     views = disentangle.recoloured(images, 2 / 3)
+    assert views.min() >= 0
+    assert views.max() <= 1, "a negative is 1 - x"
     seen = []
     for image, view in zip(images, views):
         fits = [
-            (order, sign)
+            (order, negative)
             for order in itertools.permutations(range(3))
-            for sign in (1, -1)
-            if torch.equal(view, sign * image[list(order)])
+            for negative in (True, False)
+            if torch.equal(view, 1 - image[list(order)] if negative else image[list(order)])
         ]
         assert len(fits) == 1
         seen += fits
-    assert np.mean([sign == -1 for _, sign in seen]) == pytest.approx(2 / 3, abs=0.06)
+    assert np.mean([negative for _, negative in seen]) == pytest.approx(2 / 3, abs=0.06)
     counts = np.unique([order for order, _ in seen], axis=0, return_counts=True)[1]
     assert len(counts) == 6
     assert counts.min() > 60
@@ -75,7 +78,9 @@ class Seen:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.calls: dict[str, tuple[Any, ...]] = {}
         for name in ("reconstruction", "masked_l2", "orthogonality", "contrastive", "mmd"):
-            monkeypatch.setattr(disentangle, name, self._watch(name, getattr(disentangle, name)))
+            for module in (disentangle, arn_step):
+                if hasattr(module, name):
+                    monkeypatch.setattr(module, name, self._watch(name, getattr(module, name)))
 
     def _watch(self, name: str, loss: Any) -> Any:
         def watched(*arguments: Any, **options: Any) -> torch.Tensor:
@@ -85,12 +90,11 @@ class Seen:
         return watched
 
 
-@pytest.mark.parametrize("variant", ["pose", "arn"])
 def test_losses_compare_the_right_things(
-    domains: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variant: str
+    domains: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen = Seen(monkeypatch)
-    more = ["DISENTANGLE.VARIANT", variant, "DISENTANGLE.MMD_UNIT", "false", "DISENTANGLE.APP_WEIGHT", "0.7"]
+    more = ["DISENTANGLE.MMD_UNIT", "false", "DISENTANGLE.APP_WEIGHT", "0.7"]
     data, method = build(domains, tmp_path, *more)
     with data.streams as streams:
         batches: Mapping[str, Any] = next(streams)
@@ -121,24 +125,24 @@ def test_losses_compare_the_right_things(
 
 
 def test_the_source_phase_uses_the_source_alone(domains: Path, tmp_path: Path) -> None:
-    data, method = build(domains, tmp_path, "DISENTANGLE.SOURCE_EPOCHS", "1", "DISENTANGLE.VARIANT", "arn")
+    data, method = build(domains, tmp_path, "DISENTANGLE.SOURCE_EPOCHS", "1", *ARN)
     net = method.extractor
     before = {k: v.clone() for k, v in net.state_dict().items()}
     with data.streams as streams:
         told = method.train_step(at(1, 1), next(streams))
-        assert set(told) == (TERMS | {"loss"}) - {"mmd"}
+        assert set(told) == (TERMS | {"loss"}) - {"mmd", "app"}
         buffers = [
-            k for k, v in net.named_buffers() if k.startswith("poses.target") and v.is_floating_point()
+            k for k, v in net.named_buffers() if k.startswith("private.target") and v.is_floating_point()
         ]
         assert all(torch.equal(before[k], net.state_dict()[k]) for k in buffers)
-        assert set(method.train_step(at(2, 2), next(streams))) == TERMS | {"loss"}
+        assert set(method.train_step(at(2, 2), next(streams))) == (TERMS | {"loss"}) - {"app"}
     assert not all(torch.equal(before[k], net.state_dict()[k]) for k in buffers)
     assert method.milestones == {1: "direct transfer"}
 
 
 @pytest.mark.parametrize("variant", ["pose", "arn"])
 def test_step_never_waits_for_the_device(domains: Path, tmp_path: Path, variant: str) -> None:
-    more = ["SOLVER.OPTIMIZER", "sgd", "DISENTANGLE.SOURCE_EPOCHS", "1", "DISENTANGLE.VARIANT", variant]
+    more = ["SOLVER.OPTIMIZER", "sgd", "DISENTANGLE.SOURCE_EPOCHS", "1", *(ARN if variant == "arn" else [])]
     plain, _ = build(domains, tmp_path)
     data, method = build(domains, tmp_path, *more, *masks(tmp_path, plain))
     with data.streams as streams:
@@ -229,9 +233,9 @@ def test_missing_mask_folder(domains: Path, tmp_path: Path) -> None:
 
 
 def test_pictures_show_each_domain(domains: Path, tmp_path: Path) -> None:
-    data, method = build(domains, tmp_path, "DISENTANGLE.GRID", "3", "DISENTANGLE.VARIANT", "arn")
+    data, method = build(domains, tmp_path, "DISENTANGLE.GRID", "3", *ARN)
     net = method.extractor
-    assert isinstance(net, Disentangler)
+    assert isinstance(net, AdaptationNet)
     before = {k: v.clone() for k, v in net.state_dict().items()}
     pictures = method.pictures()
     assert net.training
@@ -278,7 +282,7 @@ def test_two_epochs_resumed_to_four_equal_four(domains: Path, tmp_path: Path) ->
 def two_phases(rank: int, world: int, root: str, out: str) -> dict[str, torch.Tensor]:
     """A step of the source phase, where ARN's target encoder has nothing to do, and one of the adaptation."""
     ranks = Ranks(rank, rank, world, torch.device("cpu"))
-    more = ["DISENTANGLE.SOURCE_EPOCHS", "1", "DISENTANGLE.VARIANT", "arn"]
+    more = ["DISENTANGLE.SOURCE_EPOCHS", "1", *ARN]
     data, method = build(Path(root), Path(out), *more, "SOLVER.OPTIMIZER", "sgd", ranks=ranks)
     start = {name: p.detach().clone() for name, p in method.extractor.named_parameters()}
     losses = {}

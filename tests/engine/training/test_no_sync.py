@@ -24,6 +24,8 @@ CUDA = Ranks(0, 0, 1, torch.device("cuda", 0))
 PAUL = ["CENTRAL_FEATURE.PATCHES", "2", "CENTRAL_FEATURE.NEIGHBORS", "2", "CENTRAL_FEATURE.NEAREST", "1"]
 PAUL += ["INPUT.SIZE", "[64, 32]", "DATALOADER.INSTANCES", "2"]
 ECN = ["ECN.SOURCE_EPOCHS", "0", "ECN.NEIGHBORS", "2", "ECN.NEIGHBOR_START", "1", "ECN.MMD", "true"]
+CLUSTER = ["DATALOADER.INSTANCES", "2", "MODEL.BN_GROUP", "4", "CLUSTER_CONTRAST.SOURCE_EPOCHS", "0"]
+CLUSTER += ["CLUSTER_CONTRAST.CLUSTER.K1", "10"]
 CASES = {
     "camera_aware": ["configs/demo.yml", "CAMERA_AWARE.SOURCE_EPOCHS", "0", "CAMERA_AWARE.MIXUP", "true"]
     + ["CAMERA_AWARE.MIXUP_START", "1", "CAMERA_AWARE.INTER_START", "1", "SOLVER.GRAD_CLIP", "1"],
@@ -39,6 +41,17 @@ CASES = {
     + ["M3L.PLAIN_EPOCHS", "0"],
     "m3l, joint": ["configs/m3l/demo.yml", "DATALOADER.BATCH_SIZE", "24", "DATALOADER.INSTANCES", "2"]
     + ["M3L.META", "false"],
+    "cluster_contrast": ["configs/cluster_contrast/demo.yml", *CLUSTER],
+    "cluster_contrast, unsupervised": [
+        "configs/cluster_contrast/demo.yml",
+        *CLUSTER,
+        "DATASETS.SOURCES",
+        "[]",
+    ]
+    + ["CLUSTER_CONTRAST.UPDATE", "hard"],
+    "camera_proxy": ["configs/camera_proxy/demo.yml", "DATALOADER.INSTANCES", "2"]
+    + ["CAMERA_PROXY.CLUSTER.K1", "10", "CAMERA_PROXY.INTRA_WEIGHT", "1"],
+    "bau": ["configs/bau/demo.yml", "DATALOADER.BATCH_SIZE", "24", "DATALOADER.INSTANCES", "2"],
     "central_feature": ["configs/central_feature/demo_pretrain.yml", *PAUL],
     "central_feature, second stage": ["configs/central_feature/demo.yml", *PAUL],
 }

@@ -1,0 +1,58 @@
+"""Keys of METHOD cluster_contrast: Dai et al., ACCV 2022; unsupervised, two-stage, or joint with a source."""
+
+from __future__ import annotations
+
+from yacs.config import CfgNode
+
+from crossreid.configs.errors import ConfigError
+from crossreid.configs.schema import Section, choice, flag, number
+from crossreid.configs.shared_checks import clustering, source_and_target
+
+SECTION = "CLUSTER_CONTRAST"
+KEYS = Section()
+KEYS.SOURCE_EPOCHS = number(0, 0, 1e6)  # with a source: first train this many epochs on it alone
+KEYS.POOL = choice("gem", "avg")
+KEYS.NORM = choice(
+    "domain", "split", "shared"
+)  # with a source: batch norms a domain, a split neck, or one for both
+KEYS.TEMPERATURE = number(0.05, 0.0001, 100)  # of the softmax over the memory
+KEYS.UPDATE = choice(
+    "momentum", "hard", "mean"
+)  # by each feature in turn | the least similar | the mean of a batch
+KEYS.KEEP = number(0.1, 0, 1)  # share of a cluster's row that an update keeps
+KEYS.SOURCE_KEEP = number(0.2, 0, 1)  # the same of a source identity's row
+KEYS.CLUSTER = Section()  # of the target's images, before every epoch
+KEYS.CLUSTER.DISTANCE = choice("jaccard", "ca_jaccard")  # ca_jaccard: neighbours by camera
+KEYS.CLUSTER.K1 = number(30, 1, 1e4)  # jaccard: neighbours of a reciprocal set, the image itself included
+KEYS.CLUSTER.K2 = number(6, 1, 1e4)  # jaccard: images that a membership is averaged over; 1: none
+KEYS.CLUSTER.K1_INTRA = number(5, 1, 1e4)  # ca_jaccard: neighbours of the same camera
+KEYS.CLUSTER.K1_INTER = number(20, 1, 1e4)  # ca_jaccard: neighbours of other cameras
+KEYS.CLUSTER.K2_INTRA = number(2, 1, 1e4)  # ca_jaccard: images of the same camera averaged over; at first 3
+KEYS.CLUSTER.K2_INTER = number(4, 1, 1e4)  # ca_jaccard: images of other cameras averaged over; at first 3
+KEYS.CLUSTER.INDEX = choice("exact", "faiss")  # jaccard: search for neighbours; faiss: approximate
+KEYS.CLUSTER.EPS = number(
+    0.6, 0.001, 0.999
+)  # radius of DBSCAN; grows by 0.05 up to 0.8 where there are no two clusters
+KEYS.CLUSTER.MIN_SAMPLES = number(4, 1, 1e4)  # images within the radius that make a core, itself included
+KEYS.CLUSTER.CAMERA_NORM = flag(False)  # normalise features within each camera before clustering
+KEYS.CLUSTER.DROP_SINGLE_CAMERA = flag(False)  # leave out clusters that one camera alone has seen
+
+
+def check(cfg: CfgNode) -> None:
+    """What the keys ask of each other."""
+    settings, sources = cfg.CLUSTER_CONTRAST, cfg.DATASETS.SOURCES
+    clustering(cfg)
+    if len(sources) > 1:
+        raise ConfigError(
+            f"METHOD cluster_contrast takes one source or none, DATASETS.SOURCES names {sources}"
+        )
+    if settings.SOURCE_EPOCHS and not sources:
+        raise ConfigError(
+            "CLUSTER_CONTRAST.SOURCE_EPOCHS needs a source: set it to 0 or name one in DATASETS.SOURCES"
+        )
+    if sources and settings.NORM == "domain" and cfg.MODEL.WEIGHTS:
+        raise ConfigError(
+            "CLUSTER_CONTRAST.NORM domain has batch norms that the checkpoint of MODEL.WEIGHTS lacks: set NORM split"
+        )
+    if sources:
+        source_and_target(cfg, "CLUSTER_CONTRAST")

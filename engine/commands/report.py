@@ -1,0 +1,35 @@
+"""One self-contained HTML page of a run or an evaluation: crossreid report RUN|FEATURES --out FILE.html.
+
+RUN is a folder logs/NAME or a checkpoint; FEATURES a *-query.npz of eval.py. A run's features are extracted again from
+its last checkpoint.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from crossreid.engine.errors import guarded
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """The command; ``arguments`` default to the command line's."""
+    guarded(lambda: _main(arguments))
+
+
+def _main(arguments: list[str] | None) -> None:
+    parser = argparse.ArgumentParser(
+        prog="crossreid report", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("source", type=Path, metavar="RUN|FEATURES")
+    parser.add_argument("overrides", nargs="*", help="KEY VALUE pairs")
+    parser.add_argument("--out", required=True, type=Path, metavar="FILE.html")
+    parser.add_argument("--device", default="cpu", help="cpu, or a GPU's id")
+    options = parser.parse_intermixed_args(arguments)
+
+    from crossreid.engine.deploy.report_page import need_report, write_report
+    from crossreid.engine.deploy.report_subject import subject_of
+
+    need_report()
+    subject = subject_of(options.source, options.device, options.overrides)
+    print(write_report(options.out, subject))
