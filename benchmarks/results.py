@@ -67,6 +67,10 @@ STAGE1, STAGE2 = "configs/central_feature/demo_pretrain.yml", "configs/central_f
 KEPT = "CHECKPOINT.PERIOD {0} CHECKPOINT.N_SAVED 9"
 PLAIN = "CAMERA_AWARE.MIXUP false"
 AGNOSTIC = "CAMERA_AWARE.NEIGHBOR_MODE camera_agnostic CAMERA_AWARE.AGNOSTIC_START 3"
+ARN = (
+    "DISENTANGLE.VARIANT arn DISENTANGLE.JITTER false DISENTANGLE.APP_WEIGHT 0 DISENTANGLE.POOL avg "
+    "INPUT.MEAN [0.5,0.5,0.5] INPUT.STD [0.5,0.5,0.5] DATALOADER.INSTANCES 0"
+)
 FIRST = "MODEL.WEIGHTS checkpoints/patch-first-s{seed}/last.pt"
 FROM, ECN_FROM = ("adapted", 8), ("ecn", 6)
 
@@ -95,7 +99,7 @@ TABLES: dict[str, Sequence[Row]] = {
     "disentangle": (
         Row("direct transfer", "pose", DISENTANGLE, read="direct transfer"),
         Row("identity and pose", "pose", DISENTANGLE),
-        Row("ARN variant", "arn", DISENTANGLE, "DISENTANGLE.VARIANT arn"),
+        Row("ARN", "arn", DISENTANGLE, ARN),
     ),
     "m3l": (
         Row("joint training", "joint", M3L, "M3L.META false"),
@@ -105,7 +109,9 @@ TABLES: dict[str, Sequence[Row]] = {
     "central_feature": (
         Row("stage 1: labelled summer", "patch-first", STAGE1),
         Row("stage 2, PEDAL (PAUL)", "pedal", STAGE2, FIRST),
-        Row("stage 2, controlled", "controlled", STAGE2, f"{FIRST} CENTRAL_FEATURE.MEMORY controlled"),
+        Row("stage 2, growing neighbours", "growing", STAGE2, f"{FIRST} CENTRAL_FEATURE.NEIGHBOR_GROWTH 20"),
+        Row("stage 2, controlled memory", "controlled", STAGE2, f"{FIRST} CENTRAL_FEATURE.MEMORY controlled"),
+        Row("stage 2, latest memory", "latest", STAGE2, f"{FIRST} CENTRAL_FEATURE.MEMORY latest"),
         Row("stage 2, PEDAL alone", "patches", STAGE2, f"{FIRST} CENTRAL_FEATURE.IMAGE_WEIGHT 0"),
         Row("stage 2, image-level loss alone", "images", STAGE2, f"{FIRST} CENTRAL_FEATURE.PATCH_WEIGHT 0"),
     ),

@@ -74,6 +74,11 @@ def _upcast(x: Tensor) -> Tensor:
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
+def _unit(x: Tensor) -> Tensor:
+    """Vectors [.., D] over their length plus 1e-7, as PyTorch's ``renorm`` in PAUL's program."""
+    return x / (torch.linalg.vector_norm(x, dim=-1, keepdim=True) + 1e-7)
+
+
 class PatchLinear(nn.Module):
     """One linear map a patch: [B, K, I] to [B, K, O]; initial numbers as those of ``nn.Linear``.
 
@@ -94,7 +99,7 @@ class PatchLinear(nn.Module):
 
     def cosines(self, units: Tensor) -> Tensor:
         """Inner products [B, K, O] of unit vectors [B, K, I] with the rows of the weight at unit length."""
-        return torch.einsum("bki,koi->bko", units, F.normalize(self.weight, dim=2))
+        return torch.einsum("bki,koi->bko", units, _unit(self.weight))
 
 
 class PatchNet(nn.Module):
@@ -148,7 +153,7 @@ class PatchNet(nn.Module):
             pooled = sample_windows(_upcast(maps), windows)  # [B, K, C]
             reduced = self.reduction(pooled)  # [B, K, D]
             reduced = self.norm(reduced.flatten(1)).view_as(reduced)
-            units = F.normalize(reduced, dim=2)
+            units = _unit(reduced)
             if not self.training:
                 return units.flatten(1)
             logits = embedding = units.new_empty(0)

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from ignite.engine import Engine
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -22,7 +21,7 @@ from crossreid.datasets import Batch
 from crossreid.datasets.samplers import Rows, generator
 from crossreid.datasets.transforms import ColorJitter, Compose, Flip, Normalize, Rotation, WidthCrop
 from crossreid.engine.data import Data, Domain
-from crossreid.engine.distributed import Ranks
+from crossreid.engine.distributed import gathered
 from crossreid.engine.errors import InputError
 from crossreid.engine.evaluation.extraction import gather_rows
 from crossreid.engine.hardware import compiled
@@ -118,7 +117,12 @@ def pretrain_step(cfg: CfgNode, data: Data, parts: TrainingParts) -> TrainStep:
         patches = len(found.logits)
         losses = {
             "id": patches * F.cross_entropy(found.logits.flatten(0, 1), pids.repeat(patches)),
-            "triplet": triplet(found.embedding, pids, margin=options.TRIPLET_MARGIN, normalize=True),
+            "triplet": triplet(  # of the whole batch, as on one device
+                gathered(found.embedding, data.ranks),
+                gathered(pids, data.ranks),
+                margin=options.TRIPLET_MARGIN,
+                normalize=True,
+            ),
         }
         loss = losses["id"] + options.TRIPLET_WEIGHT * losses["triplet"]
         parts.precision.step(loss, parts.optimizer)
@@ -164,7 +168,7 @@ def unsupervised_step(
             "pedal": patch_loss(own, patches.features, batch.index, scale=options.SCALE, k=neighbors),
             "ipfl": image_loss(
                 embedding.flatten(0, 1),
-                images.features[0, of_all_ranks(batch.index, ranks)],
+                images.features[0, gathered(batch.index, ranks)],
                 views=VIEWS,
                 margin=options.IMAGE_MARGIN,
                 max_rank=options.MAX_RANK,
@@ -187,15 +191,6 @@ def unsupervised_step(
         return {name: value.detach() for name, value in {"loss": loss, **losses}.items()}
 
     return train_step
-
-
-def of_all_ranks(index: Tensor, ranks: Ranks) -> Tensor:
-    """Row numbers [B] of all ranks in rank order [world B]."""
-    if ranks.world == 1:
-        return index
-    joined = index.new_empty(ranks.world * len(index))
-    dist.all_gather_into_tensor(joined, index.contiguous())
-    return joined
 
 
 def second_view(cfg: CfgNode) -> Compose:

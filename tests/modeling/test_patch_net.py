@@ -113,7 +113,9 @@ def test_stage_two_compares_with_the_frozen_rows_of_the_embedding() -> None:
     assert not net.embedding.weight.requires_grad
     rows = F.normalize(net.embedding.weight, dim=2)  # [K, E, D]
     for k in range(3):
-        assert relative(found.embedding[:, 2 * k : 2 * k + 2], found.patches[k] @ rows[k].T) < 1e-9
+        assert (
+            relative(found.embedding[:, 2 * k : 2 * k + 2], found.patches[k] @ rows[k].T) < 1e-6
+        )  # lengths plus 1e-7
 
 
 def test_evaluation_gives_the_unit_patches_side_by_side() -> None:
@@ -201,4 +203,4 @@ def test_checkpoints_of_paul_give_its_features() -> None:
         pooled = F.grid_sample(maps, grid, align_corners=True).mean(dim=(2, 3), keepdim=True)
         down = F.conv2d(pooled, weights[f"new.down.{k}.0.weight"], weights[f"new.down.{k}.0.bias"])
         features.append(F.normalize(norm(down, f"new.down.{k}.1").flatten(1)))
-    assert relative(net(images()), torch.cat(features, dim=1)) < 1e-9
+    assert relative(net(images()), torch.cat(features, dim=1)) < 1e-6  # lengths plus 1e-7
