@@ -50,10 +50,11 @@ class Recorder:
         if folder is None:
             return
         path = folder / "metrics.jsonl"
-        kept = [line for line in _lines(path) if json.loads(line)["step"] <= after] if after else []
-        self._lines = path.open("w", encoding="utf-8")
-        self._lines.writelines(kept)
-        self._lines.flush()
+        kept = _kept(path, after) if after else []
+        temporary = path.with_name(".metrics.jsonl.tmp")
+        temporary.write_text("".join(kept), encoding="utf-8")
+        temporary.replace(path)  # a run killed here leaves the old lines whole
+        self._lines = path.open("a", encoding="utf-8")
         if tensorboard:
             from torch.utils.tensorboard import SummaryWriter
 
@@ -86,12 +87,26 @@ class Recorder:
             self._writer.close()
 
 
+def _kept(path: Path, after: int) -> list[str]:
+    """The lines of steps up to ``after``; a damaged line is named and dropped."""
+    kept = []
+    for number, line in enumerate(_lines(path), 1):
+        try:
+            if json.loads(line)["step"] <= after:
+                kept.append(line)
+        except (ValueError, KeyError, TypeError, RecursionError):
+            LOGGER.warning("%s: line %d is damaged and dropped", path, number)
+    return kept
+
+
 def _lines(path: Path) -> list[str]:
     """The whole lines of a file; a last line that a killed run left unfinished is dropped."""
     if not path.is_file():
         return []
     return [
-        line for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")
+        line
+        for line in path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
+        if line.endswith("\n")
     ]
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pickle
+import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     path = Path(path).expanduser()
     if not path.is_file():
         raise ModelError(f"no checkpoint {path}")
+    _check_archive(path)
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
@@ -36,6 +39,19 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     if not isinstance(content, Mapping):
         raise ModelError(f"{path} holds a {type(content).__name__}, not a state_dict")
     return dict(content)
+
+
+def _check_archive(path: Path) -> None:
+    """Compare every part of a checkpoint's archive with its CRC; files older than that format hold none."""
+    if not zipfile.is_zipfile(path):
+        return
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+    except (zipfile.BadZipFile, zlib.error, OSError, EOFError, ValueError, RuntimeError) as error:
+        damaged = first_line(error)  # NotImplementedError, of a damaged header, is a RuntimeError
+    if damaged:
+        raise ModelError(f"{path} is damaged ({damaged}): copy it again, or use an earlier checkpoint")
 
 
 def first_line(error: Exception) -> str:

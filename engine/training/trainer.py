@@ -163,9 +163,9 @@ def _save(
         }
         if buffers is not None:
             content["rank_buffers"] = buffers
-        checkpoint.save(folder / "last.pt", content)
-        for name in also:
+        for name in also:  # before last.pt: a run that stops in between goes on from before this choice
             checkpoint.save(folder / name, content)
+        checkpoint.save(folder / "last.pt", content)
         if cfg.CHECKPOINT.N_SAVED and not mid_epoch:
             checkpoint.save(folder / f"epoch-{engine.state.epoch:05d}.pt", content)
             for old in sorted(folder.glob("epoch-*.pt"))[: -cfg.CHECKPOINT.N_SAVED]:
