@@ -8,6 +8,7 @@ Source: Cho et al., Generalizable Person Re-identification via Balancing Alignme
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -96,7 +97,7 @@ def build(cfg: CfgNode, data: Data) -> Method:
     groups = [(net.backbone.parameters(), cfg.SOLVER.LR), (new, cfg.SOLVER.NEW_LR)]
     parts = training_parts(cfg, data, net, groups, static=cfg.SOLVER.ACCUMULATE == 1)
     prototypes = FeatureMemory(sum(counts.values()), net.dim).to(data.ranks.device)
-    firsts = dict(zip(counts, torch.tensor([0, *counts.values()]).cumsum(0).tolist()))
+    firsts = dict(zip(counts, itertools.accumulate([0, *counts.values()])))
     learner = Alignment(cfg, data, net, parts, prototypes, firsts, strong_transform(cfg))
     state = {**parts.state, "prototypes": prototypes}
     return Method(learner.step(), net, state, parts.scheduler, learner.prepare)
