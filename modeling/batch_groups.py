@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 import torch
@@ -87,9 +86,13 @@ class DomainNorm(nn.Module):
     Source: Chang et al., Domain-Specific Batch Normalization, CVPR 2019.
     """
 
-    def __init__(self, norm: nn.Module) -> None:
+    def __init__(self, norm: nn.BatchNorm1d | nn.BatchNorm2d) -> None:
         super().__init__()
-        self.source, self.target, self.joint = copy.deepcopy(norm), norm, False
+        self.source = type(norm)(
+            norm.num_features, norm.eps, norm.momentum, norm.affine, norm.track_running_stats
+        )
+        self.target, self.joint = norm, False
+        self.begin()
 
     def forward(self, x: Tensor) -> Tensor:
         if not (self.training and self.joint):
