@@ -138,7 +138,9 @@ class Alignment:
         """Classification and triplets of the weak views, alignment and uniformity of both."""
         settings, data, parts, ranks = self.cfg.BAU, self.data, self.parts, self.data.ranks
         sizes = [domain.num_identities for domain in data.domains.values()]
-        of_prototypes = torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes)).to(ranks.device)
+        of_prototypes = torch.tensor([i for i, size in enumerate(sizes) for _ in range(size)]).to(
+            ranks.device
+        )
 
         def train_step(engine: Engine, batches: Mapping[str, Batch]) -> dict[str, Tensor]:
             step = engine.state.iteration

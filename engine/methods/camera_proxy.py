@@ -87,12 +87,14 @@ class Proxies:
         self.memory.replace(centroids(units, own))
 
     def places(self, epoch: int) -> tuple[Tensor, Tensor]:
-        """Cluster and camera of each proxy [M]; made once an epoch, for which the host waits."""
+        """Cluster and camera of each proxy [M]; made once an epoch."""
         if epoch not in self._places:
-            known = (self.own.labels >= 0).nonzero().flatten()
-            rows, count = self.own.labels[known], len(self.memory.rows.features)
+            own, count = self.own.labels, len(self.memory.rows.features)
+            rows = torch.where(own >= 0, own, count)  # outliers go to a row of their own, which is dropped
             both = (self.labels.labels, self.data.domains["target"].cams)
-            cluster, camera = (values.new_zeros(count).index_copy_(0, rows, values[known]) for values in both)
+            cluster, camera = (
+                values.new_zeros(count + 1).index_copy_(0, rows, values)[:count] for values in both
+            )
             self._places.clear()
             self._places[epoch] = cluster, camera
         return self._places[epoch]
