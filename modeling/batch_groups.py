@@ -88,9 +88,13 @@ class DomainNorm(nn.Module):
 
     def __init__(self, norm: nn.BatchNorm1d | nn.BatchNorm2d) -> None:
         super().__init__()
+        like = norm.weight if norm.affine else norm.running_mean
         self.source = type(norm)(
-            norm.num_features, norm.eps, norm.momentum, norm.affine, norm.track_running_stats
-        )
+            norm.num_features, norm.eps, norm.momentum, norm.affine, norm.track_running_stats,
+            device=None if like is None else like.device, dtype=None if like is None else like.dtype,
+        )  # fmt: skip
+        for mine, given in zip(self.source.parameters(), norm.parameters(), strict=True):
+            mine.requires_grad_(given.requires_grad)
         self.target, self.joint = norm, False
         self.begin()
 

@@ -72,6 +72,7 @@ def test_a_step_stays_on_its_device(
     steps: list[torch.Tensor] = []
     monkeypatch.setattr(Precision, "step", lambda self, loss, optimizer: steps.append(loss))
     monkeypatch.setattr(torch.autograd, "grad", _zeros)
+    monkeypatch.setattr(torch.backends.cudnn, "enabled", False)  # its grid sampler has no fake kernel
     monkeypatch.setattr(nn.Module, "_apply", _apply)
     monkeypatch.setattr("crossreid.engine.data.iteration_generator", lambda *_: Generator())
     blocks = {name: vars(CameraBlocks.of(domain.cams)) for name, domain in data.domains.items()}
