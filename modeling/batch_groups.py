@@ -114,6 +114,6 @@ def separate_domains(network: nn.Module) -> None:
     """Give every plain batch norm inside a network a second one for the source, in place."""
     for name, child in network.named_children():
         if type(child) in GROUPED:
-            setattr(network, name, DomainNorm(child))
+            setattr(network, name, DomainNorm(child))  # type: ignore[arg-type]
         else:
             separate_domains(child)

@@ -6,6 +6,7 @@ source tools/setup.sh
 crossreid_setup dev
 "$PYTHON" -m ruff check .
 "$PYTHON" -m ruff format --check .
+rm -rf build  # what an interrupted run has left would be installed, too
 copy="$(mktemp -d)"
 trap 'rm -rf "$copy" build crossreid.egg-info' EXIT
 "$PYTHON" -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --target "$copy" .
