@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from yacs.config import CfgNode
 
+from crossreid.configs.cluster_keys import cluster_keys
 from crossreid.configs.errors import ConfigError
-from crossreid.configs.schema import Section, choice, flag, number
+from crossreid.configs.schema import Section, choice, number
 from crossreid.configs.shared_checks import clustering
 
 SECTION = "CAMERA_PROXY"
@@ -23,21 +24,7 @@ KEYS.POSITIVES = number(3, 1, 1e4)  # online: best proxies of different cameras
 KEYS.BALANCE = number(
     0.15, 0, 1
 )  # online: the image's weight in a proxy's score, the rest is its own proxy's
-KEYS.CLUSTER = Section()  # of the target's images, before every epoch
-KEYS.CLUSTER.DISTANCE = choice("jaccard", "ca_jaccard")  # ca_jaccard: neighbours by camera
-KEYS.CLUSTER.K1 = number(20, 1, 1e4)  # jaccard: neighbours of a reciprocal set, the image itself included
-KEYS.CLUSTER.K2 = number(6, 1, 1e4)  # jaccard: images that a membership is averaged over; 1: none
-KEYS.CLUSTER.K1_INTRA = number(5, 1, 1e4)  # ca_jaccard: neighbours of the same camera
-KEYS.CLUSTER.K1_INTER = number(20, 1, 1e4)  # ca_jaccard: neighbours of other cameras
-KEYS.CLUSTER.K2_INTRA = number(2, 1, 1e4)  # ca_jaccard: images of the same camera averaged over; at first 3
-KEYS.CLUSTER.K2_INTER = number(4, 1, 1e4)  # ca_jaccard: images of other cameras averaged over; at first 3
-KEYS.CLUSTER.INDEX = choice("exact", "faiss")  # jaccard: search for neighbours; faiss: approximate
-KEYS.CLUSTER.EPS = number(
-    0.5, 0.001, 0.999
-)  # radius of DBSCAN; grows by 0.05 up to 0.8 where there are no two clusters
-KEYS.CLUSTER.MIN_SAMPLES = number(4, 1, 1e4)  # images within the radius that make a core, itself included
-KEYS.CLUSTER.CAMERA_NORM = flag(False)  # normalise features within each camera before clustering
-KEYS.CLUSTER.DROP_SINGLE_CAMERA = flag(False)  # leave out clusters that one camera alone has seen
+KEYS.CLUSTER = cluster_keys(k1=20, eps=0.5)  # of the target's images, before every epoch
 
 
 def check(cfg: CfgNode) -> None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from yacs.config import CfgNode
 
+from crossreid.configs.cluster_keys import cluster_keys
 from crossreid.configs.errors import ConfigError
-from crossreid.configs.schema import Section, choice, flag, number
+from crossreid.configs.schema import Section, choice, number
 from crossreid.configs.shared_checks import clustering, source_and_target
 
 SECTION = "CLUSTER_CONTRAST"
@@ -21,21 +22,7 @@ KEYS.UPDATE = choice(
 )  # by each feature in turn | the least similar | the mean of a batch
 KEYS.KEEP = number(0.1, 0, 1)  # share of a cluster's row that an update keeps
 KEYS.SOURCE_KEEP = number(0.2, 0, 1)  # the same of a source identity's row
-KEYS.CLUSTER = Section()  # of the target's images, before every epoch
-KEYS.CLUSTER.DISTANCE = choice("jaccard", "ca_jaccard")  # ca_jaccard: neighbours by camera
-KEYS.CLUSTER.K1 = number(30, 1, 1e4)  # jaccard: neighbours of a reciprocal set, the image itself included
-KEYS.CLUSTER.K2 = number(6, 1, 1e4)  # jaccard: images that a membership is averaged over; 1: none
-KEYS.CLUSTER.K1_INTRA = number(5, 1, 1e4)  # ca_jaccard: neighbours of the same camera
-KEYS.CLUSTER.K1_INTER = number(20, 1, 1e4)  # ca_jaccard: neighbours of other cameras
-KEYS.CLUSTER.K2_INTRA = number(2, 1, 1e4)  # ca_jaccard: images of the same camera averaged over; at first 3
-KEYS.CLUSTER.K2_INTER = number(4, 1, 1e4)  # ca_jaccard: images of other cameras averaged over; at first 3
-KEYS.CLUSTER.INDEX = choice("exact", "faiss")  # jaccard: search for neighbours; faiss: approximate
-KEYS.CLUSTER.EPS = number(
-    0.6, 0.001, 0.999
-)  # radius of DBSCAN; grows by 0.05 up to 0.8 where there are no two clusters
-KEYS.CLUSTER.MIN_SAMPLES = number(4, 1, 1e4)  # images within the radius that make a core, itself included
-KEYS.CLUSTER.CAMERA_NORM = flag(False)  # normalise features within each camera before clustering
-KEYS.CLUSTER.DROP_SINGLE_CAMERA = flag(False)  # leave out clusters that one camera alone has seen
+KEYS.CLUSTER = cluster_keys(k1=30, eps=0.6)  # of the target's images, before every epoch
 
 
 def check(cfg: CfgNode) -> None:

@@ -7,8 +7,9 @@ crossreid_setup dev
 "$PYTHON" -m ruff check .
 "$PYTHON" -m ruff format --check .
 rm -rf build  # what an interrupted run has left would be installed, too
+root="$PWD"
 copy="$(mktemp -d)"
-trap 'rm -rf "$copy" build crossreid.egg-info' EXIT
+trap 'rm -rf "$copy" "$root/build" "$root/crossreid.egg-info"' EXIT
 "$PYTHON" -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --target "$copy" .
 config="$PWD/pyproject.toml"
 cd "$copy"

@@ -35,7 +35,7 @@ CHECK
 
 crossreid_setup() {
     local modules=(torch torchvision ignite yacs numpy PIL tensorboard scipy sklearn tqdm safetensors) tools=() current venv="$crossreid_root/.venv"
-    [ "${1:-}" = dev ] && tools=(pytest xdist hypothesis ruff mypy importlinter timm onnxruntime onnxscript jinja2 matplotlib fastapi httpx optuna faiss)
+    [ "${1:-}" = dev ] && tools=(pytest xdist hypothesis ruff mypy importlinter onnxruntime onnxscript jinja2 matplotlib fastapi httpx faiss)
     current="${PYTHON:-python3}"
     if ! command -v "$current" >/dev/null; then
         echo "error: no $current: install Python 3.10 or newer, or set PYTHON to one" >&2

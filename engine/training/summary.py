@@ -62,6 +62,11 @@ def introduce(
         data.batch_size * len(data.domains), data.batch_size, share, together,
         " (synchronised)" if cfg.MODEL.SYNC_BN and ranks.world > 1 else "",
     )  # fmt: skip
+    if data.batch_size * len(data.domains) != cfg.DATALOADER.BATCH_SIZE:
+        LOGGER.warning(
+            "DATALOADER.ROUND_BATCH: a batch of %d does not divide over %d domains and %d processes, it is %d",
+            cfg.DATALOADER.BATCH_SIZE, len(data.domains), ranks.world, data.batch_size * len(data.domains),
+        )  # fmt: skip
     if resume:
         LOGGER.info("resuming %s after %d steps (%.2f epochs)", resume, done, done / len(data.streams))
     elif cfg.RESUME == "auto":

@@ -193,6 +193,9 @@ def test_flat_mistakes_are_named(tmp_path: Path, text: str, words: list[str]) ->
 def declarations() -> dict[str, str]:
     """The declaration of each key with its comment, as written."""
     found = {}
+    for part in re.split(r"^    keys\.", Path("configs/cluster_keys.py").read_text(), flags=re.MULTILINE)[1:]:
+        name, _, declaration = part.partition(" = ")
+        found |= {f"{method}.CLUSTER.{name}": declaration for method in ("CAMERA_PROXY", "CLUSTER_CONTRAST")}
     for module in ("defaults", *method_names()):
         section = "" if module == "defaults" else method_config(module).SECTION + "."
         text = Path(f"configs/{module}.py").read_text().partition("\n\ndef ")[0]
