@@ -1,10 +1,9 @@
-"""The tables of docs/results.md: every run on the embedded domains, over several seeds, mean and deviation.
+"""The tables of docs/results.md: every run on the built-in domains, over several seeds, mean and deviation.
 
 python benchmarks/results.py camera_aware [ecn] [disentangle] [m3l] [central_feature] [--seeds 0 1 2] [--lanes 2]
 python benchmarks/results.py camera_aware --commands      # the rows' commands, nothing runs
 
-Runs whose result is in logs/ already are not repeated. Each lane is one process of one thread. Runs that share
-their first epochs go on from one checkpoint: a resumed run ends in the same bytes as an unbroken one.
+Runs whose result is in logs/ already are not repeated, an interrupted one goes on. Each lane is one process and thread.
 """
 
 from __future__ import annotations
@@ -33,7 +32,6 @@ class Row:
         run: name of the run; several rows may read one.
         config: its YAML.
         overrides: beside NAME and SEED; "{seed}" stands for the seed.
-        after: run and epoch that it goes on from.
         read: evaluation that the row tells.
     """
 
@@ -41,7 +39,6 @@ class Row:
     run: str
     config: str
     overrides: str = ""
-    after: tuple[str, int] | None = None
     read: str = "final"
 
     def name(self, seed: int) -> str:
@@ -64,7 +61,6 @@ class Row:
 DEMO, ECN = "configs/demo.yml", "configs/ecn/demo.yml"
 DISENTANGLE, M3L = "configs/disentangle/demo.yml", "configs/m3l/demo.yml"
 STAGE1, STAGE2 = "configs/central_feature/demo_pretrain.yml", "configs/central_feature/demo.yml"
-KEPT = "CHECKPOINT.PERIOD {0} CHECKPOINT.N_SAVED 9"
 PLAIN = "CAMERA_AWARE.MIXUP false"
 AGNOSTIC = "CAMERA_AWARE.NEIGHBOR_MODE camera_agnostic CAMERA_AWARE.AGNOSTIC_START 3"
 ARN = (
@@ -72,15 +68,14 @@ ARN = (
     "INPUT.MEAN [0.5,0.5,0.5] INPUT.STD [0.5,0.5,0.5] DATALOADER.INSTANCES 0"
 )
 FIRST = "MODEL.WEIGHTS checkpoints/patch-first-s{seed}/last.pt"
-FROM, ECN_FROM = ("adapted", 8), ("ecn", 6)
 
 TABLES: dict[str, Sequence[Row]] = {
     "camera_aware": (
-        Row("direct transfer", "adapted", DEMO, f"{PLAIN} {KEPT.format(8)}", read="direct transfer"),
-        Row("camera-agnostic neighbours", "agnostic", DEMO, f"{PLAIN} {AGNOSTIC}", FROM),
-        Row("intra-camera loss", "intra", DEMO, f"{PLAIN} CAMERA_AWARE.INTER_WEIGHT 0", FROM),
-        Row("intra + inter", "adapted", DEMO, f"{PLAIN} {KEPT.format(8)}"),
-        Row("intra + inter + mixup (the demo)", "mixup", DEMO, "", FROM),
+        Row("direct transfer", "adapted", DEMO, PLAIN, read="direct transfer"),
+        Row("camera-agnostic neighbours", "agnostic", DEMO, f"{PLAIN} {AGNOSTIC}"),
+        Row("intra-camera loss", "intra", DEMO, f"{PLAIN} CAMERA_AWARE.INTER_WEIGHT 0"),
+        Row("intra + inter", "adapted", DEMO, PLAIN),
+        Row("intra + inter + mixup (the demo)", "mixup", DEMO),
         Row(
             "supervised on the target",
             "bound",
@@ -90,11 +85,11 @@ TABLES: dict[str, Sequence[Row]] = {
         ),
     ),
     "ecn": (
-        Row("direct transfer", "ecn", ECN, KEPT.format(6), read="direct transfer"),
-        Row("exemplar", "exemplar", ECN, "ECN.NEIGHBORS 0 INPUT.CAMSTYLE none", ECN_FROM),
-        Row("exemplar + camera", "camera", ECN, "ECN.NEIGHBORS 0", ECN_FROM),
-        Row("exemplar + camera + neighbourhood (ECN)", "ecn", ECN, KEPT.format(6)),
-        Row("ECN + MMD", "mmd", ECN, "ECN.MMD true", ECN_FROM),
+        Row("direct transfer", "ecn", ECN, read="direct transfer"),
+        Row("exemplar", "exemplar", ECN, "ECN.NEIGHBORS 0 INPUT.CAMSTYLE none"),
+        Row("exemplar + camera", "camera", ECN, "ECN.NEIGHBORS 0"),
+        Row("exemplar + camera + neighbourhood (ECN)", "ecn", ECN),
+        Row("ECN + MMD", "mmd", ECN, "ECN.MMD true"),
     ),
     "disentangle": (
         Row("direct transfer", "pose", DISENTANGLE, read="direct transfer"),
@@ -122,9 +117,7 @@ def train(row: Row, seed: int, devices: str) -> None:
     """Run a row unless its result lies in logs/."""
     if row.score(seed):
         return
-    command = row.command(seed, row.name(seed))
-    if row.after:
-        command += ["RESUME", f"checkpoints/{row.after[0]}-s{seed}/epoch-{row.after[1]:05d}.pt"]
+    command = [*row.command(seed, row.name(seed)), "RESUME", "auto"]
     print("  " + shlex.join(command), flush=True)
     subprocess.run(
         [sys.executable, "train.py", "--devices", devices, *command],
@@ -136,9 +129,9 @@ def train(row: Row, seed: int, devices: str) -> None:
 
 
 def run_all(rows: Sequence[Row], seeds: Sequence[int], devices: str, lanes: int) -> None:
-    """Rows from scratch first, then those that go on from them."""
+    """Rows from scratch first, then those that start from the weights of one."""
     runs = {row.run: row for row in rows}.values()
-    needing = [row for row in runs if row.after or "MODEL.WEIGHTS" in row.overrides]
+    needing = [row for row in runs if "MODEL.WEIGHTS" in row.overrides]
     for part in ([row for row in runs if row not in needing], needing):
         with ThreadPoolExecutor(lanes) as pool:
             for done in [pool.submit(train, row, seed, devices) for seed in seeds for row in part]:

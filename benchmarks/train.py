@@ -62,7 +62,7 @@ def ours(o: argparse.Namespace, *more: object) -> list[str]:
 
 
 def table(o: argparse.Namespace, domain: str, count: int) -> str:
-    """A dataset of ``count`` training images: those of an embedded domain, again and again as other people."""
+    """A dataset of ``count`` training images: those of a built-in domain, again and again as other people."""
     splits = read(configs.load("configs/demo.yml", ours(o)), f"synthetic:{domain}")
     train, path = splits.train, o.folder / f"{domain}-{count}.csv"
     rows: list[tuple[object, ...]] = [("path", "pid", "camid", "split")]

@@ -1,4 +1,4 @@
-"""Shared by all tests: one tiny pair of embedded domains, drawn once."""
+"""Shared by all tests: one tiny pair of built-in domains, drawn once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Overrides that make any YAML a run of seconds on tiny embedded domains."""
+"""Overrides that make any YAML a run of seconds on tiny built-in domains."""
 
 from __future__ import annotations
 
