@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from typing import Any
 
@@ -81,7 +82,7 @@ class Pooled(nn.Module):
 def four_stages(names: list[str]) -> list[tuple[str, ...]]:
     """Blocks in their order, in four stages of about the same number; fewer blocks, fewer stages."""
     cuts = sorted({round(k * len(names) / 4) for k in range(5)})
-    return [tuple(names[a:b]) for a, b in zip(cuts[:-1], cuts[1:])]
+    return [tuple(names[a:b]) for a, b in itertools.pairwise(cuts)]
 
 
 def strict(network: nn.Module, weights: Mapping[str, Tensor]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from typing import Any
 
@@ -143,7 +144,7 @@ class OSNet(BaseBackbone):
         kinds = {"plain": ORDINARY, "ibn": WITH_IN, "ain": AIN}[variant]
         self.conv1 = _Conv(3, channels[0], 7, 2, norm="bn" if variant == "plain" else "in")
         self.maxpool = nn.MaxPool2d(3, 2, padding=1)
-        for k, (a, b) in enumerate(zip(channels[:-1], channels[1:])):
+        for k, (a, b) in enumerate(itertools.pairwise(channels)):
             stage = self._stage(a, b, kinds[k], pool=k < 2, nested=variant == "ain")
             setattr(self, f"conv{k + 2}", stage)
             if variant == "ain" and k < 2:
