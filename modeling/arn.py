@@ -8,7 +8,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from crossreid.modeling.backbones import TinyBackbone
 from crossreid.modeling.disentangler import check_size, pooled_features
 from crossreid.modeling.errors import ModelError
 
@@ -105,11 +104,12 @@ class AdaptationNet(nn.Module):
 
 def stages_of(backbone: nn.Module) -> list[nn.Module]:
     """The stages of a backbone in their order; the last is the one that encoders do not share."""
-    if isinstance(backbone, TinyBackbone):
-        return [backbone.stem, *backbone.stages]
+    if hasattr(backbone, "sequence"):
+        found: list[nn.Module] = backbone.sequence()
+        return found
     if missing := [name for name in STAGES if not hasattr(backbone, name)]:
         raise ModelError(
-            f"DISENTANGLE.VARIANT arn splits a backbone before its last stage, and this one has no {missing[0]}: set "
-            "MODEL.BACKBONE to a ResNet or tiny"
+            f"DISENTANGLE.VARIANT arn splits a backbone before its last stage, and {type(backbone).__name__} has no "
+            f"{missing[0]}: set MODEL.BACKBONE to a ResNet or tiny"
         )
     return [getattr(backbone, name) for name in STAGES]
