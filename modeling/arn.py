@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -105,8 +105,8 @@ class AdaptationNet(nn.Module):
 def stages_of(backbone: nn.Module) -> list[nn.Module]:
     """The stages of a backbone in their order; the last is the one that encoders do not share."""
     if hasattr(backbone, "sequence"):
-        found: list[nn.Module] = backbone.sequence()
-        return found
+        outside: Any = backbone
+        return list(outside.sequence())
     if missing := [name for name in STAGES if not hasattr(backbone, name)]:
         raise ModelError(
             f"DISENTANGLE.VARIANT arn splits a backbone before its last stage, and {type(backbone).__name__} has no "

@@ -27,8 +27,8 @@ CONTAINERS = ("teacher", "model", "state_dict", "model_state_dict", "net")
 
 def _allowed() -> list[Any]:
     """Classes without behaviour that published checkpoints hold."""
-    scalar = np.float64(0).__reduce__()[0]
-    array = np.zeros(1).__reduce__()[0]
+    scalar: Any = np.float64(0).__reduce__()[0]
+    array: Any = np.zeros(1).__reduce__()[0]
     dtypes = {
         type(np.dtype(kind))
         for kind in ["f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "b1", "U1", "S1"]

@@ -128,7 +128,8 @@ class CLIPVisual(BaseBackbone):
         if cameras is not None:
             token = token + cameras[:, None]
         x = self.ln_pre(torch.cat([token, x], dim=1) + self.positional_embedding)
-        *first, last = self.transformer.resblocks
+        blocks: Any = self.transformer.resblocks
+        *first, last = blocks
         for block in first:
             x = block(x)
         return x, last(x)

@@ -51,7 +51,8 @@ class Disentangler(nn.Module):
         if pool not in ("max", "avg"):
             raise ModelError(f"pooling {pool!r}; it is max or avg")
         self.identity, self.poses, self.decoder, self.pool = identity, nn.ModuleDict(poses), decoder, pool
-        self.classifier = nn.Linear(int(identity.out_channels), num_classes) if num_classes else None
+        channels: int = identity.out_channels  # type: ignore[assignment]
+        self.classifier = nn.Linear(channels, num_classes) if num_classes else None
         if self.classifier is not None:
             nn.init.normal_(self.classifier.weight, std=0.001)
             nn.init.zeros_(self.classifier.bias)

@@ -100,9 +100,9 @@ def _create(name: str, size: tuple[int, int], pretrained: bool, drop_path: float
     options: dict[str, Any] = {"pretrained": pretrained, "num_classes": 0}
     if drop_path:
         options["drop_path_rate"] = drop_path
-    for sized in ({"img_size": size}, {}):
+    for sized in ({**options, "img_size": size}, options):
         try:
-            return timm.create_model(name, **options, **sized)
+            return timm.create_model(name, **sized)
         except TypeError as error:
             refused = error
         except (OSError, RuntimeError) as error:

@@ -50,7 +50,7 @@ class FeatureNet(BaseBackbone):
             module.p = p
         self.last = name.startswith("swin_")  # channels stand last
         self.norm = network.norm if self.last else nn.Identity()
-        self.classifier = nn.Identity()
+        self.classifier: nn.Module = nn.Identity()
         if name.startswith("convnext_"):
             self.classifier = nn.Sequential(network.classifier[0])  # its layer norm stands there
         self.stages_give_maps = not self.last
