@@ -80,8 +80,8 @@ class ClusterOptions:
         for name in names:
             if getattr(self, name) > images:
                 raise InputError(
-                    f"CLUSTER.{name.upper()} is {getattr(self, name)} but there are {images} images to cluster: lower it, "
-                    "or give more images"
+                    f"CLUSTER.{name.upper()} is {getattr(self, name)} but there are {images} images to cluster: lower "
+                    "it, or give more images"
                 )
 
     def __post_init__(self) -> None:
