@@ -48,7 +48,7 @@ def blocks(
         start: first query, a multiple of the tile height.
 
     Yields:
-        First query of the block and its scores [q, G], in memory that the next block takes over.
+        First query of the block and its scores [q, G], in a buffer reused by the next block.
     """
     stop = len(queries) if stop is None else stop
     size = 8 if gallery.dtype == torch.float64 else 4
@@ -85,7 +85,7 @@ def pair_blocks(
 
     Yields:
         First point of the block's rows, first point of its columns (not after the former; they go on to the last
-        point), and the block [r, c], in memory that the next one takes over. No number depends on ``chunk_mb``.
+        point), and the block [r, c], in a buffer reused by the next one. No number depends on ``chunk_mb``.
     """
     count, tile = len(points), points.tile_rows
     stop = count if stop is None else min(count, -(-stop // tile) * tile)

@@ -43,10 +43,10 @@ def expand(
 ) -> FeatureMatrix:
     """Average query expansion: each query becomes the mean of itself and its nearest gallery images.
 
-    Identities and cameras play no part. With the cosine metric, vectors of length 1 are averaged.
+    Identities and cameras play no part. With the cosine metric, L2-normalised vectors are averaged.
 
     Args:
-        count: gallery images that join the query.
+        count: gallery features averaged into each query; 0: off.
 
     Returns:
         The expanded queries [Q, D].

@@ -141,7 +141,7 @@ def reranked(
     """Re-ranked distances, a block of queries after the other; see ``k_reciprocal``.
 
     Yields:
-        First query of the block and its distances [q, G], in memory that the next block takes over.
+        First query of the block and its distances [q, G], in a buffer reused by the next block.
     """
     check_neighbors(k1=k1, k2=k2)
     _check_lambda(lambda_value)

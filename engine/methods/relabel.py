@@ -1,4 +1,4 @@
-"""Pseudo-labels of the target: what ``CLUSTER`` of a method asks for, and what is told of the clusters."""
+"""Pseudo-labels of the target: what ``CLUSTER`` of a method asks for, and what is logged of the clusters."""
 
 from __future__ import annotations
 
