@@ -177,6 +177,7 @@ class Launcher:
         line = last_line(self.log(busy.run)) if state == FAILED else ""
         ended = Ended(state, code, line, round(busy.child.seconds, 1), platform.node(), busy.claim.number)
         self.results.write(busy.run, ended)
+        busy.claim.release()  # for a launcher that tries failed runs again
 
     def _behind(self, run: Run) -> bool:
         """Whether the median of finished runs of the same seed leaves a run behind."""

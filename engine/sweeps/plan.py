@@ -135,7 +135,7 @@ class Sweep:
         short = [key.rsplit(".", 1)[-1].lower() for key, _ in point.values]
         for (key, value), last in zip(point.values, short):
             label = "" if key == ROW else last if short.count(last) == 1 else key.lower()
-            text = f"{value:.4g}" if isinstance(value, float) else str(value)
+            text = f"{value:.4g}" if isinstance(value, float) else str(value).rpartition("/")[2]
             parts.append(label + text)
         plain = "-".join(parts)
         clean = re.sub(r"[^\w.-]+", "_", plain).strip("._-") or "point"

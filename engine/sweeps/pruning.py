@@ -16,11 +16,16 @@ EVALUATIONS = 2  # of the run itself, since its last loss has started
 def last_start(cfg: CfgNode) -> int:
     """The epoch in which the last of a run's losses starts.
 
-    Starts of losses (``*_START``) count after the epochs on the source alone; one beyond the last epoch never comes.
+    Starts of losses (``*_START``) count after the epochs on the source alone; one beyond the last epoch, or of
+    weight 0, never comes.
     """
     section = cfg.get(getattr(method_config(cfg.METHOD), "SECTION", ""), {})
     first = int(section.get("SOURCE_EPOCHS", 0)) + int(section.get("PLAIN_EPOCHS", 0))
-    starts = [first + int(value) for key, value in section.items() if key.endswith("_START")]
+    starts = [
+        first + int(value)
+        for key, value in section.items()
+        if key.endswith("_START") and section.get(f"{key[:-6]}_WEIGHT", 1)
+    ]
     return max([start for start in starts if start <= cfg.SOLVER.EPOCHS], default=first + 1)
 
 

@@ -15,6 +15,7 @@ from crossreid.datasets.pool import available_cores
 from crossreid.engine.distributed import parse_devices
 from crossreid.engine.errors import InputError
 
+PROGRAM = [sys.executable, "-m", "crossreid.engine.sweeps.child"]
 PATIENCE = 120.0  # seconds that a child has to save after SIGTERM
 
 
@@ -76,7 +77,7 @@ class Child:
         env = {**os.environ, "PYTHONPATH": f"{root}{os.pathsep}{found}" if found else root}
         if self.devices.startswith("cpu"):
             env.setdefault("OMP_NUM_THREADS", str(max(1, available_cores() // self.slots)))
-        command = [sys.executable, "-m", "crossreid.engine.sweeps.child", str(os.getpid())]
+        command = [*PROGRAM, str(os.getpid())]
         self.log.parent.mkdir(parents=True, exist_ok=True)
         with self.log.open("ab") as out:
             self.process = subprocess.Popen(
