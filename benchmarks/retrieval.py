@@ -2,8 +2,8 @@
 
 python benchmarks/retrieval.py [market] [msmt] [rerank-market] [rerank-msmt] [cost] [--quick] [--threads 2]
 
-Features are random 2048-d clusters, one a person, of length 1. Every case runs in a process of its own, whose
-memory is read from Linux; within a case the ways alternate and the median of the ratios is told. ``cost`` also draws
+Features are random 2048-d clusters, one a person, L2-normalised. Every case runs in a process of its own, whose
+memory is read from Linux; within a case the ways alternate and the median of the ratios is printed. ``cost`` also draws
 docs/img/retrieval_cost.png.
 """
 

@@ -167,7 +167,7 @@ class Run:
 
 
 def fill(memory: FeatureMemory) -> None:
-    """Random rows of length 1."""
+    """Random L2-normalised rows."""
     memory.features.normal_().div_(memory.features.norm(dim=1, keepdim=True))
 
 

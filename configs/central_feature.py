@@ -71,10 +71,10 @@ def check(cfg: CfgNode) -> None:
             "CENTRAL_FEATURE.STAGE unsupervised trains on the target alone: set DATASETS.SOURCES [] and "
             f"DATASETS.ADAPT true (they are {cfg.DATASETS.SOURCES} and {cfg.DATASETS.ADAPT})"
         )
-    if not cfg.MODEL.WEIGHTS:
+    if not (cfg.MODEL.WEIGHTS or cfg.FIRST_STAGE):
         raise ConfigError(
-            "CENTRAL_FEATURE.STAGE unsupervised starts from a stage-1 checkpoint: set MODEL.WEIGHTS to last.pt of a "
-            "run with STAGE pretrain"
+            "CENTRAL_FEATURE.STAGE unsupervised starts from a stage-1 checkpoint: set FIRST_STAGE to the YAML of "
+            "a run with STAGE pretrain, or MODEL.WEIGHTS to its last.pt"
         )
     if not (options.PATCH_WEIGHT or options.IMAGE_WEIGHT or options.EMBEDDING_WEIGHT):
         raise ConfigError(

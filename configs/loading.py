@@ -45,6 +45,8 @@ def load(path: str | Path | None, overrides: list[str] | None = None) -> CfgNode
     cfg = schema.tree()
     keys = schema.keys()
     _merge(cfg, values, str(path), keys)
+    if path is not None and cfg.FIRST_STAGE:
+        cfg.FIRST_STAGE = str(Path(path).parent / Path(cfg.FIRST_STAGE).expanduser())
     if path is not None and not cfg.NAME:
         cfg.NAME = _run_name(Path(path))
     for key, value in given:

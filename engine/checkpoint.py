@@ -1,4 +1,4 @@
-"""Checkpoints: written whole or not at all, read without running code, resumed to the byte."""
+"""Checkpoints: written whole or not at all, read without running code, resumed bit-exactly."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ from crossreid.datasets.transforms import Compose, iteration_generator
 from crossreid.engine.augmentation import plain_transform, train_transform
 from crossreid.engine.camera_style import find_copies, style_transform
 from crossreid.engine.distributed import Ranks
-from crossreid.engine.errors import InputError
+from crossreid.engine.errors import InputError, counted
 from crossreid.engine.log import LOGGER
 from crossreid.engine.masks import open_masks
 
@@ -308,7 +308,7 @@ def identities_of(batch: int, instances: int, ranks: Ranks) -> int:
     if batch % (instances * ranks.world):
         raise InputError(
             f"DATALOADER.INSTANCES {instances}: {batch} images of a domain a step cannot be divided into identities of "
-            f"{instances} images on {ranks.world} process(es); change DATALOADER.BATCH_SIZE"
+            f"{instances} images on {counted(ranks.world, 'process', 'processes')}; change DATALOADER.BATCH_SIZE"
         )
     return batch // instances
 
@@ -326,7 +326,8 @@ def stream_batch(cfg: CfgNode, streams: int, world: int) -> int:
     if total % parts or total // parts < 2:
         nearest = max(2, round(total / parts)) * parts
         raise InputError(
-            f"DATALOADER.BATCH_SIZE {total} cannot be divided over {streams} domain(s) and {world} process(es) with "
+            f"DATALOADER.BATCH_SIZE {total} cannot be divided over {counted(streams, 'domain')} and "
+            f"{counted(world, 'process', 'processes')} with "
             f"at least 2 images each: {nearest} would do"
         )
     return total // streams

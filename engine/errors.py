@@ -22,6 +22,11 @@ class NonFiniteLossError(InputError):
 USER_ERRORS = (InputError, ConfigError, DatasetError, ModelError)
 
 
+def counted(count: int, noun: str, plural: str = "") -> str:
+    """A number and its noun: 1 process, 2 processes."""
+    return f"{count} {noun if count == 1 else plural or noun + 's'}"
+
+
 def fail(error: Exception) -> NoReturn:
     """Print the error as the user's and leave with exit code 2."""
     print(f"error: {error}", file=sys.stderr, flush=True)  # noqa: T201

@@ -29,9 +29,6 @@ def setup_text(file: Path | None, *, quiet: bool) -> None:
     for handler in handlers:
         handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
         LOGGER.addHandler(handler)
-    readers = logging.getLogger("crossreid.datasets")  # what reading and decoding have to say
-    readers.setLevel(logging.ERROR if quiet else logging.INFO)
-    readers.handlers = handlers
 
 
 class Recorder:

@@ -12,7 +12,7 @@ def squared_distances(x: Tensor, y: Tensor) -> Tensor:
     """Squared distance of every row of x to every row of y; exactly 0 for equal rows.
 
     Differentiable twice. The forward pass never uses the expanded product ``|x|^2 + |y|^2 - 2 x.y``, which in
-    float32 loses small distances between long vectors; the gradient's products are taken in float64, so that
+    float32 loses small distances between large-norm vectors; the gradient's products are taken in float64, so that
     TF32 does not enter.
 
     Args:

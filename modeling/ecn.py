@@ -76,7 +76,7 @@ class ECNNet(nn.Module):
         return self
 
     def new_layers(self) -> list[nn.Parameter]:
-        """Parameters that start from random weights whatever the backbone starts from."""
+        """Randomly initialised parameters, whatever the backbone starts from."""
         return [p for name, p in self.named_parameters() if not name.startswith("backbone.")]
 
     def embed(self, images: torch.Tensor) -> torch.Tensor:
@@ -95,7 +95,7 @@ class ECNNet(nn.Module):
             joint: batch norm sees both domains together, not each by itself.
 
         Returns:
-            In evaluation the pooled features of length 1 [B, D]; in training ``ECNOutput``.
+            In evaluation the L2-normalised pooled features [B, D]; in training ``ECNOutput``.
         """
         if not self.training:
             return F.normalize(self.embed(images))

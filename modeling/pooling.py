@@ -6,6 +6,11 @@ import torch
 from torch import Tensor, nn
 
 
+def upcast(x: Tensor) -> Tensor:
+    """At least float32."""
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
 class GeM(nn.Module):
     """Generalised mean over the positions of a feature map, its exponent learnt.
 
@@ -22,16 +27,14 @@ class GeM(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, C, H, W] to [B, C], at least float32."""
-        x = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
-        return x.clamp_min(self.eps).pow(self.p).mean(dim=(2, 3)).pow(1 / self.p)
+        return upcast(x).clamp_min(self.eps).pow(self.p).mean(dim=(2, 3)).pow(1 / self.p)
 
 
 class Average(nn.Module):
     """Mean over the positions of a feature map: [B, C, H, W] to [B, C], at least float32."""
 
     def forward(self, x: Tensor) -> Tensor:
-        pooled = x.mean(dim=(2, 3))
-        return pooled.float() if pooled.dtype in (torch.float16, torch.bfloat16) else pooled
+        return upcast(x.mean(dim=(2, 3)))
 
 
 POOLS = {"gem": GeM, "avg": Average}

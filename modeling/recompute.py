@@ -1,4 +1,4 @@
-"""Activation checkpointing: stages of a backbone keep their input alone and are computed again backwards."""
+"""Activation checkpointing: stages keep their input alone and are recomputed in the backward pass."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Vectors of photos: crossreid embed CHECKPOINT PATH... --out FILE.npz [--device cpu] [KEY VALUE ...].
 
-FILE.npz holds ``vectors`` [N, D] float32 of length 1, ``paths``, and the ``digest`` of the network. FILE.parquet needs
-the package pyarrow.
+FILE.npz holds ``vectors`` [N, D] float32, L2-normalised, ``paths``, and the ``digest`` of the network. FILE.parquet
+needs the package pyarrow.
 """
 
 from __future__ import annotations

@@ -41,7 +41,7 @@ def _main(arguments: list[str] | None) -> None:
     setup_text(None, quiet=False)
     if options.faiss:
         need_faiss()
-    list_photos(options.cameras)  # what is wrong with the photos is told before the network is loaded
+    list_photos(options.cameras)  # what is wrong with the photos is reported before the network is loaded
     embedder = Embedder(
         options.checkpoint, device=options.device, batch_size=options.batch, overrides=options.overrides
     )

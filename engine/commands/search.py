@@ -61,7 +61,7 @@ def _main(arguments: list[str] | None) -> None:
         parse_time(options.start) if options.start else -math.inf,
         parse_time(options.end) if options.end else math.inf,
     )
-    only.mask(index)  # what is wrong is told before the network is loaded
+    only.mask(index)  # what is wrong is reported before the network is loaded
     vectors = index.embedder(options.checkpoint, options.device)(photos)
     find = search_faiss if options.faiss else search
     hits = find(index, person(vectors), top=options.top, only=only, rerank=options.rerank)

@@ -106,7 +106,7 @@ class Embedder:
             whole_batches: fill the last batch up, so that a vector's bits do not depend on how many photos come.
 
         Returns:
-            [N, D] float32 of length 1.
+            [N, D] float32, L2-normalised.
 
         Raises:
             InputError: a photo that does not decode or is smaller than 8 pixels.

@@ -69,7 +69,7 @@ class Filter:
 
 
 def person(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
-    """One query [D] from several photos [n, D] of a person: the mean of their unit vectors, of length 1.
+    """One query [D] from several photos [n, D] of a person: the mean of their unit vectors, L2-normalised.
 
     Raises:
         InputError: no photo.
@@ -141,7 +141,7 @@ def nearest(
 
     Args:
         vectors: [N, D] unit vectors, float16 or float32; a memory map is read once.
-        query: [D] of length 1.
+        query: [D], L2-normalised.
         allowed: [N] rows that count; None: all.
 
     Returns:

@@ -13,7 +13,7 @@ import torch
 
 from crossreid.engine.evaluation.features import FeatureMatrix, duplicates
 
-BLOCKS = 10  # of rows at least, where each pair counts once: more make less arithmetic and more bookkeeping
+BLOCKS = 8  # of rows at least, where each pair counts once: fewer need memory, more need bookkeeping
 
 
 @contextmanager
@@ -48,7 +48,7 @@ def blocks(
         start: first query, a multiple of the tile height.
 
     Yields:
-        First query of the block and its scores [q, G], in memory that the next block takes over.
+        First query of the block and its scores [q, G], in a buffer reused by the next block.
     """
     stop = len(queries) if stop is None else stop
     size = 8 if gallery.dtype == torch.float64 else 4
@@ -85,19 +85,21 @@ def pair_blocks(
 
     Yields:
         First point of the block's rows, first point of its columns (not after the former; they go on to the last
-        point), and the block [r, c], in memory that the next one takes over. No number depends on ``chunk_mb``.
+        point), and the block [r, c], in a buffer reused by the next one. No number depends on ``chunk_mb``.
     """
     count, tile = len(points), points.tile_rows
     stop = count if stop is None else min(count, -(-stop // tile) * tile)
     size = 8 if points.dtype == torch.float64 else 4
-    step = max(1, int(min(chunk_mb * 2**20 / (size * count), count / BLOCKS) / tile)) * tile
+    most = min(chunk_mb * 2**20 / (size * count), count / BLOCKS)
+    unit = points.tile_columns if most >= points.tile_columns else tile
+    step = max(1, int(most / unit)) * unit
     out = torch.empty(min(step, count) * count, dtype=points.dtype, device=points.device)
     for first in range(start + share[0] * step, stop, share[1] * step):
         left = 0 if len(copies[0]) else first // points.tile_columns * points.tile_columns
         rows = min(step, stop - first)
         block = out[: rows * (count - left)].view(rows, count - left)
         with full_precision(points.device):
-            _fill(block, points, points, first, "euclidean", True, left)
+            _fill(block, points, points, first, "euclidean", True, left, not len(copies[0]))
         if len(copies[0]):
             block[:, copies[0]] = block[:, copies[1]]
         yield first, left, block
@@ -111,21 +113,29 @@ def _fill(
     metric: str,
     comparable: bool,
     first_column: int = 0,
+    mirrored: bool = False,
 ) -> None:
+    """Fill a block of scores; ``mirrored``: tiles below the diagonal are copies of those above it."""
     own = queries.raw(start, start + len(block))  # [q, D]
-    for left in range(first_column, len(gallery), gallery.tile_columns):
-        columns = slice(left, left + gallery.tile_columns)
-        others = gallery.raw(columns.start, columns.stop).T  # [D, c]
-        for top in range(0, len(block), queries.tile_rows):
-            rows = slice(top, top + queries.tile_rows)
-            here = slice(start + top, min(start + top + queries.tile_rows, start + len(block)))
-            tile = block[rows, columns.start - first_column : columns.stop - first_column]
-            torch.mm(own[rows], others, out=tile)
+    space = torch.empty(queries.tile_rows * gallery.tile_columns, dtype=block.dtype, device=block.device)
+    for left in reversed(range(first_column, len(gallery), gallery.tile_columns)):
+        right = min(left + gallery.tile_columns, len(gallery))
+        others = gallery.raw(left, right).T  # [D, c]
+        for top in range(start, start + len(block), queries.tile_rows):
+            bottom = min(top + queries.tile_rows, start + len(block))
+            target = block[top - start : bottom - start, left - first_column : right - first_column]
+            if mirrored and start <= left and right <= top:
+                above = block[left - start : right - start, top - first_column : bottom - first_column]
+                target.copy_(above.T)
+                continue
+            tile = space[: target.numel()].view_as(target)  # mm into distant rows takes a fifth longer
+            torch.mm(own[top - start : bottom - start], others, out=tile)
             if gallery.scale is not None:
-                tile.mul_(gallery.scale[columns])
+                tile.mul_(gallery.scale[left:right])
             if queries.scale is not None and (comparable or metric == "euclidean"):
-                tile.mul_(queries.scale[here, None])
+                tile.mul_(queries.scale[top:bottom, None])
             if metric == "euclidean":
-                tile.mul_(2).sub_(gallery.squares[columns])
+                tile.mul_(2).sub_(gallery.squares[left:right])
             if metric == "euclidean" and comparable:
-                tile.sub_(queries.squares[here, None])
+                tile.sub_(queries.squares[top:bottom, None])
+            target.copy_(tile)

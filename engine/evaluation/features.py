@@ -146,6 +146,7 @@ class FeatureMatrix:
         dtype: torch.dtype = torch.float32,
     ) -> None:
         self.parts = [part.detach() for part in parts]
+        self.starts = [sum(map(len, parts[:i])) for i in range(len(parts))]
         self.keep = None if keep is None else keep.to(parts[0].device)
         self.device = torch.device(device) if device is not None else parts[0].device
         self.dtype = dtype
@@ -203,15 +204,14 @@ class FeatureMatrix:
         index = index.to(self.parts[0].device)
         index = index if self.keep is None else self.keep[index]
         if len(self.parts) == 1:
-            return self.parts[0][index].to(self.device, self.dtype)
-        start = sum(map(len, self.parts[:-1]))
-        out = self.parts[-1][(index - start).clamp_min(0)].to(
-            self.device, self.dtype
-        )  # most rows, in one pass
-        for part in reversed(self.parts[:-1]):
-            start -= len(part)
-            here = ((index >= start) & (index < start + len(part))).nonzero().flatten()
-            out[here.to(self.device)] = part[index[here] - start].to(self.device, self.dtype)
+            return self.parts[0].index_select(0, index).to(self.device, self.dtype)
+        start = self.starts[-1]
+        out = self.parts[-1].index_select(0, (index - start).clamp_min_(0)).to(self.device, self.dtype)
+        for part, start in zip(self.parts[-2::-1], self.starts[-2::-1]):  # most rows are of the last part
+            here = ((index >= start) & (index < start + part.shape[0])).nonzero().flatten()
+            if here.shape[0]:
+                rows = part.index_select(0, index[here] - start).to(self.device, self.dtype)
+                out.index_copy_(0, here.to(self.device), rows)
         return out
 
 

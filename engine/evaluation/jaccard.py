@@ -133,15 +133,18 @@ def distances_of(matrix: csr_array, work: Work, *, limit: float = 1) -> torch.Te
     """Jaccard distances between the rows of a matrix of memberships; see ``jaccard``."""
     size, ranks = matrix.shape[0], work.ranks
     own = torch.arange(*ranks.bounds(size, 1))
+    least = max(
+        0, 2 * (1 - limit) / (2 - limit) - 1e-3
+    )  # common weight at the limit, and some room for rounding
     places, values = [np.empty((0, 2), np.int32)], [np.empty(0, matrix.dtype)]
     with progress_bar(len(own), "Jaccard distances", enabled=work.progress) as bar:
         for rows, sums in overlaps(matrix, matrix.T.tocsr(), own):
-            row, column = sums.nonzero(as_tuple=True)
+            row, column = np.divmod(np.flatnonzero(sums.numpy() > least), size)
             found = jaccard_of(sums[row, column]).clamp_min_(0)
             if limit < 1:
                 near = found <= limit
                 row, column, found = row[near], column[near], found[near]
-            places.append(torch.stack((rows[row], column), 1).int().numpy())
+            places.append(np.stack((rows.numpy()[row], column), 1).astype(np.int32))
             values.append(found.numpy())
             bar.update(len(rows))
     place = torch.from_numpy(ranks.gather(np.concatenate(places))).long().T

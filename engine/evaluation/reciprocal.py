@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from scipy.sparse import csr_array, triu
 
-TABLE = 2**26  # bytes of a piece of a dense table
-PIECE = 2**21  # expanded entries worked on together
+TABLE = 2**22  # bytes of a piece of a dense table
+PIECE = 2**19  # expanded entries worked on together
 
 
 def neighbor_matrix(index: torch.Tensor, dtype: Any = np.int32) -> csr_array:
@@ -92,8 +92,8 @@ def overlaps(
     for own in rows.split(piece.unique_consecutive(return_counts=True)[1].tolist()):
         row, entry = _spread(starts, own)
         which, other = _spread(other_starts, columns[entry])
-        smaller = torch.minimum(values[entry][which], other_values[other])
-        place = row[which] * width + other_columns[other]
+        smaller = torch.minimum(values[entry].index_select(0, which), other_values.index_select(0, other))
+        place = (row * width).index_select(0, which).add_(other_columns.index_select(0, other))
         sums = torch.bincount(place, smaller, minlength=len(own) * width)
         yield own, sums.view(len(own), width).to(values.dtype)
 
@@ -108,4 +108,5 @@ def _spread(starts: torch.Tensor, rows: torch.Tensor) -> tuple[torch.Tensor, tor
     """All entries of chosen rows one after the other: for each which choice [T] it came from and the entry [T]."""
     count = starts[rows + 1] - starts[rows]
     choice = torch.arange(len(rows)).repeat_interleave(count)
-    return choice, torch.arange(len(choice)) + (starts[rows] - (count.cumsum(0) - count))[choice]
+    before = starts[rows] - (count.cumsum(0) - count)
+    return choice, before.index_select(0, choice).add_(torch.arange(len(choice)))

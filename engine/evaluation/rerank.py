@@ -141,7 +141,7 @@ def reranked(
     """Re-ranked distances, a block of queries after the other; see ``k_reciprocal``.
 
     Yields:
-        First query of the block and its distances [q, G], in memory that the next block takes over.
+        First query of the block and its distances [q, G], in a buffer reused by the next block.
     """
     check_neighbors(k1=k1, k2=k2)
     _check_lambda(lambda_value)
@@ -179,7 +179,7 @@ def _blended(
     bar = progress_bar(stop - start, "re-ranking, distances", enabled=progress)
     for first, block in _originals(query, points, known, start, stop, chunk_mb):
         own = farthest[first : first + len(block), None].to(block.device)
-        block.neg_().clamp_min_(0).div_(own).pow_(power).mul_(lambda_value)
+        block.div_(-own).clamp_min_(0).pow_(power).mul_(lambda_value)
         for rows, sums in overlaps(matrix, of_gallery, torch.arange(first, first + len(block))):
             distances = jaccard_of(sums).mul_(1 - lambda_value).to(block.device)
             block[rows[0] - first : rows[-1] - first + 1] += distances

@@ -254,7 +254,7 @@ def check_batches(cfg: CfgNode, data: Data, domain: Domain) -> None:
     if not cfg.RESUME and not Path(cfg.MODEL.WEIGHTS).expanduser().is_file():
         raise InputError(
             f"MODEL.WEIGHTS {cfg.MODEL.WEIGHTS}: no such file; CENTRAL_FEATURE.STAGE unsupervised starts from "
-            "last.pt of a run with STAGE pretrain: train that first"
+            "last.pt of a run with STAGE pretrain: train that first, or name its YAML in FIRST_STAGE"
         )
     if options.IMAGE_WEIGHT and share <= options.NEAREST:
         raise InputError(

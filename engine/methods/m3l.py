@@ -25,7 +25,7 @@ from yacs.config import CfgNode
 from crossreid.datasets import Batch
 from crossreid.engine.data import Data, Domain
 from crossreid.engine.distributed import Ranks, averaged, gathered
-from crossreid.engine.errors import InputError
+from crossreid.engine.errors import InputError, counted
 from crossreid.engine.evaluation.extraction import extract
 from crossreid.engine.log import LOGGER
 from crossreid.engine.method import Method
@@ -256,15 +256,15 @@ def check_batches(cfg: CfgNode, data: Data) -> None:
     identities = data.batch_size // data.ranks.world // instances
     if identities < 2:
         raise InputError(
-            f"a batch of {data.batch_size} images a source on {data.ranks.world} process(es) holds one identity of "
-            f"DATALOADER.INSTANCES {instances} images; the triplet loss needs two: raise DATALOADER.BATCH_SIZE"
+            f"a batch of {data.batch_size} images a source on {counted(data.ranks.world, 'process', 'processes')} "
+            f"holds one identity of DATALOADER.INSTANCES {instances} images; the triplet loss needs "
+            "two: raise DATALOADER.BATCH_SIZE"
         )
     for name, domain in data.domains.items():
         if single := single_images(domain):
             LOGGER.warning(
-                "%s (%s): %d identities have one image, which a batch shows %d times: the triplet loss has no true "
-                "positive for them",
-                name, domain.images.split.name, single, instances,
+                "%s (%s): %s of one image, which a batch shows %d times: the triplet loss has no true positive there",
+                name, domain.images.split.name, counted(single, "identity", "identities"), instances,
             )  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""Pseudo-labels of the target: what ``CLUSTER`` of a method asks for, and what is told of the clusters."""
+"""Pseudo-labels of the target: what ``CLUSTER`` of a method asks for, and what is logged of the clusters."""
 
 from __future__ import annotations
 
@@ -82,10 +82,12 @@ def find_labels(
         [N] clusters 0..C-1 with C >= 2; -1: outlier.
 
     Raises:
-        InputError: fewer than two clusters, whatever the radius.
+        InputError: fewer than two clusters, whatever the radius; more neighbours than images.
     """
     cams = data.domains["target"].images.split.cams
-    labels = cluster(features, cams, cluster_options(settings, first=first), ranks=data.ranks)
+    options = cluster_options(settings, first=first)
+    options.check(len(features))
+    labels = cluster(features, cams, options, ranks=data.ranks)
     found = describe(labels, cams)
     LOGGER.info(
         "epoch %d: %d clusters of %.0f %% of the images, %d outliers; sizes %.0f, %.0f, %.0f (10, 50, 90 %%); %.1f "

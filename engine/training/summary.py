@@ -11,7 +11,7 @@ from crossreid.engine import checkpoint
 from crossreid.engine.arithmetic import resolve
 from crossreid.engine.data import Data, Evaluation, read
 from crossreid.engine.distributed import Ranks
-from crossreid.engine.errors import InputError
+from crossreid.engine.errors import InputError, counted
 from crossreid.engine.log import LOGGER
 from crossreid.engine.method import Method
 from crossreid.engine.training.target import TargetEvaluation
@@ -27,17 +27,21 @@ def introduce(
         else f"CPU, {torch.get_num_threads()} threads"
     )
     LOGGER.info(
-        "run %s: METHOD %s, %d process(es) on %s, torch %s",
+        "run %s: METHOD %s, %s on %s, torch %s",
         cfg.NAME,
         cfg.METHOD,
-        ranks.world,
+        counted(ranks.world, "process", "processes"),
         device,
         torch.__version__,
     )
     amp, why = resolve(cfg.SOLVER.AMP, ranks.device)
     LOGGER.info("arithmetic of the network: %s (%s)", amp, why)
     for name, domain in data.domains.items():
-        known = f"{domain.num_identities} identities, " if domain.num_identities else "identities hidden, "
+        known = (
+            counted(domain.num_identities, "identity", "identities") + ", "
+            if domain.num_identities
+            else "identities hidden, "
+        )
         LOGGER.info(
             "%s: %s, %d images, %s%d cameras",
             name,

@@ -495,4 +495,4 @@ def test_identities_with_one_image_are_told(
 
     monkeypatch.setattr(engine_data, "read", partial(reduced, engine_data.read))
     told = train(DEMO, arguments(domains, tmp_path, "SOLVER.EPOCHS", "2", "DATALOADER.ITERS_PER_EPOCH", "1"))
-    assert "source_1 (synthetic:night/train): 1 identities have one image" in told
+    assert "source_1 (synthetic:night/train): 1 identity of one image" in told

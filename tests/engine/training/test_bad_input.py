@@ -98,7 +98,7 @@ def test_devices(fails: Fails) -> None:
 
 def test_batch(fails: Fails) -> None:
     assert "is odd" in fails("DATALOADER.BATCH_SIZE", "15")
-    assert "BATCH_SIZE 4 cannot be divided over 2 domain(s) and 4 process(es)" in fails(
+    assert "BATCH_SIZE 4 cannot be divided over 2 domains and 4 processes" in fails(
         "DATALOADER.BATCH_SIZE", "4", devices="cpu:4"
     )
 

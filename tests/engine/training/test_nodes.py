@@ -1,6 +1,7 @@
 """Two machines on loopback: agents that meet by NNODES, NODE_RANK and RDZV_ENDPOINT, each with folders of its own.
 
-Their run is broken by a signal to the second machine and resumed; it must end as ``--devices cpu:2`` does unbroken.
+Their run is interrupted by a signal to the second machine and resumed; it must end as an unbroken
+``--devices cpu:2`` does.
 """
 
 from __future__ import annotations
@@ -111,7 +112,7 @@ def test_a_signal_to_one_machine_saves_and_stops_both(machines: Machines) -> Non
 def test_both_end_well_and_machine_0_alone_writes(machines: Machines) -> None:
     assert machines.codes[1] == [0, 0], machines.told[1]
     first, second = machines.told[1]
-    assert "2 process(es)" in first
+    assert "2 processes" in first
     assert "results" in first
     assert "results" not in second
     saved = machines.outs[0] / "checkpoints" / "demo"
