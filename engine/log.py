@@ -41,6 +41,7 @@ class Recorder:
     """
 
     def __init__(self, folder: Path | None, *, tensorboard: bool, after: int = 0) -> None:
+        self.folder = folder
         self._lines = None
         self._writer = None
         self._pictures = folder and folder / "pictures"
