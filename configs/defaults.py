@@ -20,9 +20,12 @@ _C.DETERMINISTIC = flag(
 )  # on GPUs: deterministic kernels, slower (on CPU runs are always deterministic)
 
 _C.MODEL = Section()
-_C.MODEL.BACKBONE = text("resnet50")  # tiny, resnet18/34/50/101, the last two with _ibn_a; or an import path
+_C.MODEL.BACKBONE = text("resnet50")  # a name of docs/backbones.md, timm:NAME, or an import path
 _C.MODEL.LAST_STRIDE = choice(1, 2)  # of the last stage
 _C.MODEL.PRETRAINED = text("imagenet")  # imagenet | none | path of a weight file of the backbone
+_C.MODEL.POOLING = choice("auto", "avg", "gem")  # of maps; auto: the method's. ViT: class token, or plus GeM
+_C.MODEL.PATCH_STRIDE = number(0, 0, 64)  # of a ViT, pixels between patches; 0: the patch's size, no overlap
+_C.MODEL.DROP_PATH = number(0.0, 0, 0.9)  # probability to leave out a network's last block; rises from 0
 _C.MODEL.WEIGHTS = text(
     ""
 )  # a checkpoint whose weights the whole network starts from; goes before FIRST_STAGE

@@ -20,6 +20,8 @@ from crossreid.configs.reading import FAULTS, read_yaml, shown
 from crossreid.configs.schema import Key, Section
 from crossreid.configs.values import cast
 
+SWEEP = "SWEEP"  # the section of a YAML that says what a sweep varies
+
 
 def load(path: str | Path | None, overrides: list[str] | None = None) -> CfgNode:
     """Read, merge and check a configuration.
@@ -36,6 +38,7 @@ def load(path: str | Path | None, overrides: list[str] | None = None) -> CfgNode
             another type or out of range, or keys that contradict each other.
     """
     values = read_yaml(Path(path)) if path is not None else {}
+    values.pop(SWEEP, None)  # read by the command of that name alone
     values = translate(values) if is_flat(values, _C.items) else values
     given = pairs(overrides or [])
     schema = schema_of(_method(values, given))

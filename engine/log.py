@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,9 @@ from PIL import Image
 from tqdm import tqdm
 
 LOGGER = logging.getLogger("crossreid")
+tqdm.set_lock(
+    threading.RLock()
+)  # tqdm's own is a semaphore of the system, which a killed process leaves behind
 
 
 def setup_text(file: Path | None, *, quiet: bool) -> None:
@@ -41,6 +45,7 @@ class Recorder:
     """
 
     def __init__(self, folder: Path | None, *, tensorboard: bool, after: int = 0) -> None:
+        self.folder = folder
         self._lines = None
         self._writer = None
         self._pictures = folder and folder / "pictures"
