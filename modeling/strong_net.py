@@ -52,8 +52,8 @@ class StrongNet(nn.Module):
         if parts:
             if not hasattr(backbone, "jigsaw"):
                 raise ModelError(
-                    f"SUPERVISED.PARTS {parts} shuffles the patches of a ViT, {type(backbone).__name__} has none: set it "
-                    "to 0"
+                    f"SUPERVISED.PARTS {parts} shuffles the patches of a ViT, and {type(backbone).__name__} has none: "
+                    "set it to 0"
                 )
             whole: Any = backbone
             self.parts = whole.jigsaw(parts)
