@@ -14,6 +14,7 @@ from crossreid.engine import checkpoint
 from crossreid.engine.data import Data, build_data, build_target_evaluation
 from crossreid.engine.distributed import Ranks, StopRequest, agree, barrier, unwrap
 from crossreid.engine.errors import InputError
+from crossreid.engine.files import remove_stale
 from crossreid.engine.hardware import prepare_backbones, set_arithmetic
 from crossreid.engine.identity import check_same_images, claim, digest
 from crossreid.engine.log import LOGGER, Recorder, setup_text
@@ -96,6 +97,7 @@ def _make_folders(cfg: CfgNode, ranks: Ranks, folders: tuple[Path, ...]) -> None
         try:
             for folder in folders:
                 folder.mkdir(parents=True, exist_ok=True)
+                remove_stale(folder)
             (folders[0] / "train.log").open("a").close()
         except OSError as error:
             raise InputError(f"cannot write below OUTPUT_DIR {cfg.OUTPUT_DIR!r}: {error}") from None
@@ -135,7 +137,7 @@ def _load(cfg: CfgNode, ranks: Ranks, data: Data, state: dict[str, Any], path: P
         )
     checkpoint.restore(state, content, origin)
     if "rank_buffers" in content:
-        checkpoint.restore_buffers(state["model"], content["rank_buffers"], ranks)
+        checkpoint.restore_buffers(state["model"], content["rank_buffers"], ranks, origin)
     return int(content["engine"]["iteration"])
 
 
@@ -163,11 +165,11 @@ def _save(
         }
         if buffers is not None:
             content["rank_buffers"] = buffers
-        for name in also:  # before last.pt: a run that stops in between goes on from before this choice
+        numbered = cfg.CHECKPOINT.N_SAVED and not mid_epoch
+        names = [*also, *([f"epoch-{engine.state.epoch:05d}.pt"] if numbered else []), "last.pt"]
+        for name in names:  # last.pt last: a run that stops in between goes on from before the others
             checkpoint.save(folder / name, content)
-        checkpoint.save(folder / "last.pt", content)
-        if cfg.CHECKPOINT.N_SAVED and not mid_epoch:
-            checkpoint.save(folder / f"epoch-{engine.state.epoch:05d}.pt", content)
+        if numbered:
             for old in sorted(folder.glob("epoch-*.pt"))[: -cfg.CHECKPOINT.N_SAVED]:
-                old.unlink()
+                old.unlink(missing_ok=True)
     barrier(ranks)
