@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from crossreid.configs.errors import ConfigError
 from crossreid.configs.flat import is_flat, translate
 from crossreid.configs.methods import method_config, method_names
 from crossreid.configs.overrides import pairs
+from crossreid.configs.paths import expand_all
 from crossreid.configs.reading import FAULTS, read_yaml, shown
 from crossreid.configs.schema import Key, Section
 from crossreid.configs.values import cast
@@ -108,8 +108,9 @@ def restore(
 
 
 def _finish(cfg: CfgNode, schema: Section) -> None:
-    cfg.OUTPUT_DIR = os.path.expanduser(cfg.OUTPUT_DIR)  # noqa: PTH111 - pathlib raises where ~name is nobody's
-    check(cfg, schema.keys())
+    keys = schema.keys()
+    expand_all(cfg, keys)
+    check(cfg, keys)
     cfg.freeze()
 
 
