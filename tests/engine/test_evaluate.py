@@ -153,7 +153,7 @@ def test_a_checkpoint_finds_its_data_from_any_folder(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     saved = read_checkpoint(trained / "checkpoints/demo/last.pt")
-    assert configs.restore(saved["config"])[0].DATASETS.ROOT == str(domains)
+    assert str(domains) == configs.restore(saved["config"])[0].DATASETS.ROOT
     saved["config"] = saved["config"].replace(str(domains), str(tmp_path / "gone"))
     torch.save(saved, tmp_path / "moved.pt")
     (tmp_path / "data").symlink_to(domains)
@@ -164,7 +164,7 @@ def test_a_checkpoint_finds_its_data_from_any_folder(
     assert f"data in {tmp_path / 'gone'}, which is not here: looking in data" in caplog.text
     caplog.clear()
     given = ["DATASETS.ROOT", str(domains)]
-    assert load_extractor(tmp_path / "moved.pt", None, given)[0].DATASETS.ROOT == str(domains)
+    assert str(domains) == load_extractor(tmp_path / "moved.pt", None, given)[0].DATASETS.ROOT
     assert "not here" not in caplog.text
 
 
@@ -183,5 +183,5 @@ def test_paths_of_data_are_written_out(tmp_path: Path, monkeypatch: pytest.Monke
         "4",
     ]
     cfg = with_absolute_data(configs.load(None, given))
-    assert cfg.DATASETS.SOURCES == [f"csv:{tmp_path}/mine.csv", f"folder:{tmp_path}/sets/below"]
-    assert (cfg.DATASETS.ROOT, cfg.DATASETS.TARGET) == (f"{tmp_path}/sets", "synthetic:winter")
+    assert [f"csv:{tmp_path}/mine.csv", f"folder:{tmp_path}/sets/below"] == cfg.DATASETS.SOURCES
+    assert (f"{tmp_path}/sets", "synthetic:winter") == (cfg.DATASETS.ROOT, cfg.DATASETS.TARGET)
