@@ -19,6 +19,8 @@ EXTRAS = {  # what only some users need; a command that lacks one says so in a l
     "report": ["jinja2>=3.1", "matplotlib>=3.8"],
     "serve": ["fastapi>=0.110", "uvicorn>=0.29", "python-multipart>=0.0.9"],
     "faiss": ["faiss-cpu>=1.8"],
+    "sweep": ["optuna>=4"],
+    "trackers": ["wandb>=0.16", "mlflow-skinny>=2.10"],
 }
 
 

@@ -49,6 +49,10 @@ KEYS.PICTURES = number(8, 0, 64)  # images drawn with their patch windows at eve
 
 def check(cfg: CfgNode) -> None:
     """What the keys ask of each other."""
+    if cfg.MODEL.POOLING != "auto":
+        raise ConfigError(
+            f"METHOD central_feature pools its windows by the mean: set MODEL.POOLING auto, not {cfg.MODEL.POOLING}"
+        )
     options = cfg.CENTRAL_FEATURE
     if options.VIEW_AREA[0] > options.VIEW_AREA[1]:
         raise ConfigError(f"CENTRAL_FEATURE.VIEW_AREA must be [smallest, largest], got {options.VIEW_AREA}")
@@ -71,10 +75,10 @@ def check(cfg: CfgNode) -> None:
             "CENTRAL_FEATURE.STAGE unsupervised trains on the target alone: set DATASETS.SOURCES [] and "
             f"DATASETS.ADAPT true (they are {cfg.DATASETS.SOURCES} and {cfg.DATASETS.ADAPT})"
         )
-    if not cfg.MODEL.WEIGHTS:
+    if not (cfg.MODEL.WEIGHTS or cfg.FIRST_STAGE):
         raise ConfigError(
-            "CENTRAL_FEATURE.STAGE unsupervised starts from a stage-1 checkpoint: set MODEL.WEIGHTS to last.pt of a "
-            "run with STAGE pretrain"
+            "CENTRAL_FEATURE.STAGE unsupervised starts from a stage-1 checkpoint: set FIRST_STAGE to the YAML of "
+            "a run with STAGE pretrain, or MODEL.WEIGHTS to its last.pt"
         )
     if not (options.PATCH_WEIGHT or options.IMAGE_WEIGHT or options.EMBEDDING_WEIGHT):
         raise ConfigError(

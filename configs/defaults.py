@@ -11,16 +11,24 @@ _C.METHOD = text("camera_aware")  # a module of engine/methods, or the import pa
 _C.SEED = number(0, 0, 2**31 - 1)  # every random number comes from (SEED, step, rank)
 _C.OUTPUT_DIR = path(".")  # holds checkpoints/NAME, logs/NAME, features/
 _C.RESUME = path("")  # "": start anew | auto: checkpoints/NAME/last.pt if it is there | a checkpoint's path
+_C.FIRST_STAGE = path(
+    ""
+)  # YAML (its path from this YAML) of the run whose last.pt is MODEL.WEIGHTS; trained first where it is missing
 _C.IF_EXISTS = choice("refuse", "rename")  # a new run whose NAME has checkpoints; rename: NAME-2, -3, ...
 _C.DETERMINISTIC = flag(
     False
 )  # on GPUs: deterministic kernels, slower (on CPU runs are always deterministic)
 
 _C.MODEL = Section()
-_C.MODEL.BACKBONE = text("resnet50")  # tiny, resnet18/34/50/101, the last two with _ibn_a; or an import path
+_C.MODEL.BACKBONE = text("resnet50")  # a name of docs/backbones.md, timm:NAME, or an import path
 _C.MODEL.LAST_STRIDE = choice(1, 2)  # of the last stage
 _C.MODEL.PRETRAINED = path("imagenet")  # imagenet | none | path of a weight file of the backbone
-_C.MODEL.WEIGHTS = path("")  # a checkpoint whose weights the whole network starts from
+_C.MODEL.POOLING = choice("auto", "avg", "gem")  # of maps; auto: the method's. ViT: class token, or plus GeM
+_C.MODEL.PATCH_STRIDE = number(0, 0, 64)  # of a ViT, pixels between patches; 0: the patch's size, no overlap
+_C.MODEL.DROP_PATH = number(0.0, 0, 0.9)  # probability to leave out a network's last block; rises from 0
+_C.MODEL.WEIGHTS = path(
+    ""
+)  # a checkpoint whose weights the whole network starts from; goes before FIRST_STAGE
 _C.MODEL.SYNC_BN = flag(False)  # batch norm over the images of all ranks (GPUs)
 _C.MODEL.BN_GROUP = number(0, 0, 1e6)  # images a batch norm sees together; 0: all of a process
 _C.MODEL.COMPILE = flag(

@@ -53,15 +53,7 @@ def check(cfg: CfgNode) -> None:
             f"METHOD disentangle needs pairs of one person: DATALOADER.INSTANCES is {cfg.DATALOADER.INSTANCES}, "
             "set it to 2 or more"
         )
-    stride = (8 if cfg.MODEL.BACKBONE == "tiny" else 16) * cfg.MODEL.LAST_STRIDE
-    if any(side % stride for side in cfg.INPUT.SIZE):
-        near = [max(1, round(side / stride)) * stride for side in cfg.INPUT.SIZE]
+    if cfg.MODEL.POOLING != "auto":
         raise ConfigError(
-            f"INPUT.SIZE {cfg.INPUT.SIZE} must be divisible by {stride}, the stride of MODEL.BACKBONE "
-            f"{cfg.MODEL.BACKBONE}, for METHOD disentangle: {near} would do"
-        )
-    if len(cfg.DISENTANGLE.DECODER_WIDTHS) < stride.bit_length() - 2:
-        raise ConfigError(
-            f"DISENTANGLE.DECODER_WIDTHS {cfg.DISENTANGLE.DECODER_WIDTHS} holds too few values: the stride of "
-            f"MODEL.BACKBONE {cfg.MODEL.BACKBONE} is {stride}, so that {stride.bit_length() - 2} are needed"
+            f"METHOD disentangle pools as DISENTANGLE.POOL says: set MODEL.POOLING auto, not {cfg.MODEL.POOLING}"
         )

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import difflib
+import logging
 from collections.abc import Callable, Container
 from typing import Any
 
 from crossreid.configs.errors import ConfigError
+
+LOGGER = logging.getLogger("crossreid")
 
 # The seed's own defaults, for keys that a file leaves out.
 DEFAULTS: dict[str, Any] = {
@@ -106,6 +109,11 @@ def translate(values: dict[str, Any]) -> dict[str, Any]:
         for section in sections:
             node = node.setdefault(section, {})
         node[leaf] = convert(value)
+    if nested["SOLVER"]["OPTIMIZER"] != DEFAULTS["optimizer"]:
+        LOGGER.warning(
+            "optimizer: %s is what trains here; the original program never read this key and always took sgd",
+            nested["SOLVER"]["OPTIMIZER"],
+        )
     nested["INPUT"] |= {
         "JITTER_FIRST": True,  # the seed jitters before it pads
         "PAD_VALUE": [127, 0, 0],  # what its torchvision made of the grey level 127

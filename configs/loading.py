@@ -15,10 +15,12 @@ from crossreid.configs.errors import ConfigError
 from crossreid.configs.flat import is_flat, translate
 from crossreid.configs.methods import method_config, method_names
 from crossreid.configs.overrides import pairs
-from crossreid.configs.paths import expand_all
+from crossreid.configs.paths import expand, expand_all
 from crossreid.configs.reading import FAULTS, read_yaml, shown
 from crossreid.configs.schema import Key, Section
 from crossreid.configs.values import cast
+
+SWEEP = "SWEEP"  # the section of a YAML that says what a sweep varies
 
 
 def load(path: str | Path | None, overrides: list[str] | None = None) -> CfgNode:
@@ -36,12 +38,15 @@ def load(path: str | Path | None, overrides: list[str] | None = None) -> CfgNode
             another type or out of range, or keys that contradict each other.
     """
     values = read_yaml(Path(path)) if path is not None else {}
+    values.pop(SWEEP, None)  # read by the command of that name alone
     values = translate(values) if is_flat(values, _C.items) else values
     given = pairs(overrides or [])
     schema = schema_of(_method(values, given))
     cfg = schema.tree()
     keys = schema.keys()
     _merge(cfg, values, str(path), keys)
+    if path is not None and cfg.FIRST_STAGE:
+        cfg.FIRST_STAGE = str(Path(path).parent / expand("FIRST_STAGE", cfg.FIRST_STAGE))
     if path is not None and not cfg.NAME:
         cfg.NAME = _run_name(Path(path))
     for key, value in given:

@@ -16,7 +16,7 @@ from crossreid.engine.errors import InputError
 
 # Keys, or whole sections, that change no number of the training that is still to come
 FREE = (
-    "NAME", "OUTPUT_DIR", "RESUME", "IF_EXISTS", "LOG", "CHECKPOINT", "TEST", "DETERMINISTIC",
+    "NAME", "OUTPUT_DIR", "RESUME", "IF_EXISTS", "FIRST_STAGE", "LOG", "CHECKPOINT", "TEST", "DETERMINISTIC",
     "MODEL.PRETRAINED", "MODEL.WEIGHTS", "MODEL.COMPILE", "MODEL.CHECKPOINT_STAGES",
     "DATASETS.CACHE", "DATASETS.CACHE_DIR", "DATASETS.STRICT", "DATALOADER.WORKERS",
     "DISENTANGLE.GRID", "CENTRAL_FEATURE.PICTURES",

@@ -29,9 +29,6 @@ def setup_text(file: Path | None, *, quiet: bool) -> None:
     for handler in handlers:
         handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
         LOGGER.addHandler(handler)
-    readers = logging.getLogger("crossreid.datasets")  # what reading and decoding have to say
-    readers.setLevel(logging.ERROR if quiet else logging.INFO)
-    readers.handlers = handlers
 
 
 class Recorder:
@@ -44,6 +41,7 @@ class Recorder:
     """
 
     def __init__(self, folder: Path | None, *, tensorboard: bool, after: int = 0) -> None:
+        self.folder = folder
         self._lines = None
         self._writer = None
         self._pictures = folder and folder / "pictures"

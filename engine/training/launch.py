@@ -17,6 +17,7 @@ from crossreid import configs
 from crossreid.configs.overrides import set_apart
 from crossreid.engine.distributed import Nodes, connect, disconnect, parse_devices, read_nodes
 from crossreid.engine.errors import USER_ERRORS, InputError, fail, guarded
+from crossreid.engine.training.stages import run_stages
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -34,7 +35,9 @@ def _main(arguments: list[str] | None) -> None:
     plain, assigned = set_apart(sys.argv[1:] if arguments is None else arguments)
     options = parser.parse_args(plain)
     cfg = configs.load(options.config, [*options.overrides, *assigned])
-    raise SystemExit(start(cfg, options.devices))
+    raise SystemExit(
+        run_stages(cfg, [*options.overrides, *assigned], lambda stage: start(stage, options.devices))
+    )
 
 
 def start(cfg: CfgNode, devices: str) -> int:

@@ -20,7 +20,7 @@ from crossreid.engine.evaluation.criteria import COUNTS, CRITERIA
 from crossreid.engine.evaluation.extraction import extract_query_gallery, extract_split
 from crossreid.engine.evaluation.options import RetrievalOptions
 from crossreid.engine.evaluation.ranklist import draw_rank_list
-from crossreid.engine.evaluation.report import percent
+from crossreid.engine.evaluation.report import percent, write_metrics
 from crossreid.engine.evaluation.retrieval import Features, Retrieval, evaluate
 from crossreid.engine.log import LOGGER, Recorder
 
@@ -85,7 +85,7 @@ class TargetEvaluation:
             for key, value in values.items()
             if math.isfinite(value)
         }
-        self.recorder.add(engine.state.iteration, known, title=title)
+        self.recorder.add(engine.state.iteration, known, title=title, epoch=engine.state.epoch)
         chosen = []
         if engine.state.epoch and values.get("mAP", math.nan) > self.progress.best:  # NaN is never the best
             self.progress.best = values["mAP"]
@@ -127,6 +127,13 @@ class TargetEvaluation:
         values = {"mAP": float(result.mAP), "mINP": float(result.mINP)}
         values |= {f"rank{r}": float(c) for r, c in zip(result.ranks, result.cmc)}
         self._tell(epoch, title, result)
+        if self.recorder.folder is not None:
+            file = self.recorder.folder / "metrics.json"  # of this run's last evaluation alone
+            file.unlink(missing_ok=True)
+            write_metrics(
+                file, self.cfg.NAME, {"plain": result},
+                dataset=self.target.name, epoch=epoch, title=title, metric=self.options.metric,
+            )  # fmt: skip
         return values
 
     @property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 from pathlib import Path
 
@@ -25,6 +26,14 @@ def test_ranks_after_the_first_tell_errors_alone(capsys: pytest.CaptureFixture[s
     LOGGER.warning("what every process warns of")
     LOGGER.error("what went wrong here")
     assert capsys.readouterr().out.split(" ", 1)[1] == "what went wrong here\n"
+
+
+def test_no_line_is_told_twice(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    setup_text(tmp_path / "train.log", quiet=False)
+    logging.getLogger("crossreid.datasets.store").info("decoding")
+    LOGGER.info("training")
+    for text in (capsys.readouterr().out, (tmp_path / "train.log").read_text()):
+        assert [line.split()[1] for line in text.splitlines()] == ["decoding", "training"]
 
 
 def test_the_first_bad_step_is_noted() -> None:

@@ -1,0 +1,1 @@
+"""Finished runs side by side: what differs in their configs, means over seeds, paired tests, curves."""
