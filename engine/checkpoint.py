@@ -14,11 +14,13 @@ from torch.optim.lr_scheduler import LRScheduler
 from yacs.config import CfgNode
 
 from crossreid import configs
+from crossreid.configs.overrides import pairs
 from crossreid.engine.distributed import Ranks, unwrap
 from crossreid.engine.errors import InputError
 from crossreid.engine.files import write_whole
 from crossreid.engine.fitting import kind, misfit, optimizer_misfit, scheduler_misfit
 from crossreid.engine.identity import check_same_run
+from crossreid.engine.log import LOGGER
 from crossreid.modeling.weights import first_line, load_network, read_checkpoint, state_dict_of
 
 KEPT = ("last.pt", "best.pt", "selected.pt")  # of a run, beside numbered ones
@@ -131,6 +133,20 @@ def check_resume(cfg: CfgNode, path: Path) -> dict[str, Any]:
         saved = configs.restore(content["config"], origin=origin)[0]
         check_same_run(saved, cfg, numbers[0] // numbers[1], origin)
     return content
+
+
+def restored_config(text: str, overrides: list[str], origin: str) -> tuple[CfgNode, list[str]]:
+    """The configuration that a checkpoint holds, with overrides, and its keys that this version does not know.
+
+    Where the data folder that it remembers is not here, ``REID_DATASETS`` or ``./data`` takes its place.
+    """
+    root = configs.restore(text, origin=origin)[0].DATASETS.ROOT
+    given = {key for key, _ in pairs(overrides)}
+    if root and "DATASETS.ROOT" not in given and not os.path.isdir(root):  # noqa: PTH112 - any text may stand there
+        here = os.environ.get("REID_DATASETS") or "data"
+        LOGGER.warning("%s was trained on data in %s, which is not here: looking in %s", origin, root, here)
+        overrides = ["DATASETS.ROOT", "''", *overrides]
+    return configs.restore(text, overrides, origin=origin)
 
 
 def check_format(content: Mapping[str, Any], origin: str) -> None:

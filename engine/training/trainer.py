@@ -11,7 +11,7 @@ from ignite.engine import Engine
 from yacs.config import CfgNode
 
 from crossreid.engine import checkpoint
-from crossreid.engine.data import Data, build_data, build_target_evaluation
+from crossreid.engine.data import Data, build_data, build_target_evaluation, with_absolute_data
 from crossreid.engine.distributed import Ranks, StopRequest, agree, barrier, unwrap
 from crossreid.engine.errors import InputError
 from crossreid.engine.files import remove_stale
@@ -54,7 +54,7 @@ def run(cfg: CfgNode, ranks: Ranks) -> None:
     state = {**method.state, "progress": progress}
     done, length = _restore(cfg, ranks, data, state, resume), len(data.streams)
     if ranks.first:
-        (logs / "config.yml").write_text(cfg.dump(), encoding="utf-8")
+        (logs / "config.yml").write_text(with_absolute_data(cfg).dump(), encoding="utf-8")
         introduce(cfg, ranks, data, target, resume, done)
     own = resume is not None and resume.resolve().parent == saved.resolve()
     recorder = Recorder(
@@ -159,7 +159,7 @@ def _save(
             **checkpoint.collect(state),
             "engine": {"iteration": engine.state.iteration, "epoch_length": engine.state.epoch_length},
             "method": cfg.METHOD,
-            "config": cfg.dump(),
+            "config": with_absolute_data(cfg).dump(),
             "format": checkpoint.FORMAT,
             "images": images,
         }
