@@ -77,7 +77,7 @@ class ViT(BaseBackbone):
         depth: blocks.
         heads: divide D.
         patch: pixels.
-        stride: pixels between patches; below ``patch`` they overlap.
+        stride: pixels between patches; below ``patch`` they overlap; 0: as ``patch``.
         stem: convolutions before the patches.
         sie: rows of the embedding of cameras and views; 0: none.
         sie_weight: of that embedding.
@@ -99,13 +99,14 @@ class ViT(BaseBackbone):
         mlp_ratio: float = 4,
         bias: bool = True,
         patch: int = 16,
-        stride: int = 16,
+        stride: int = 0,
         stem: bool = False,
         sie: int = 0,
         sie_weight: float = 3.0,
         drop_path: float = 0.0,
     ) -> None:
         super().__init__()
+        stride = stride or patch
         self.size, self.stride, self.out_channels = tuple(size), stride, dim
         self.grid = (size[0] - patch) // stride + 1, (size[1] - patch) // stride + 1
         if min(self.grid) < 1:

@@ -1,4 +1,4 @@
-"""Rewrite a weight file for another project: crossreid convert IN OUT --to crossreid|torchvision|torchreid|fastreid|safetensors.
+"""Rewrite a weight file for another project: crossreid convert IN OUT --to LAYOUT.
 
 IN is a weight file of any known project or a checkpoint of ours. Every weight's name in IN and in OUT is printed, then
 what was left out.
