@@ -61,11 +61,10 @@ class StrongNet(nn.Module):
             neck.bias.requires_grad_(False)
         self.classifier = None
         if num_classes:
-            self.classifier = nn.ModuleList(
-                nn.Linear(self.dim, num_classes, bias=False) for _ in range(1 + parts)
-            )
-            for layer in self.classifier:
+            layers = [nn.Linear(self.dim, num_classes, bias=False) for _ in range(1 + parts)]
+            for layer in layers:
                 nn.init.normal_(layer.weight, std=0.001)
+            self.classifier = nn.ModuleList(layers)
 
     def forward(self, images: Tensor) -> Tensor | StrongOutput:
         """Features of images [B, 3, H, W], normalised.
