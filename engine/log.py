@@ -7,7 +7,7 @@ import logging
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from PIL import Image
@@ -31,6 +31,14 @@ def setup_text(file: Path | None, *, quiet: bool) -> None:
         LOGGER.addHandler(handler)
 
 
+class Tracker(Protocol):
+    """Takes the numbers of a run, beside the files."""
+
+    def add(self, step: int, values: Mapping[str, float]) -> None: ...
+
+    def close(self) -> None: ...
+
+
 class Recorder:
     """Writes numbers as JSON lines and to TensorBoard; on ranks other than the first it does nothing.
 
@@ -38,9 +46,13 @@ class Recorder:
         folder: of the run's logs; None records nothing.
         tensorboard: also write event files there.
         after: on resuming, drop recorded lines of steps above this one, so that none appears twice.
+        trackers: also take the numbers; closed with this recorder.
     """
 
-    def __init__(self, folder: Path | None, *, tensorboard: bool, after: int = 0) -> None:
+    def __init__(
+        self, folder: Path | None, *, tensorboard: bool, after: int = 0, trackers: Tracker | None = None
+    ) -> None:
+        self._trackers = trackers
         self.folder = folder
         self._lines = None
         self._writer = None
@@ -66,6 +78,8 @@ class Recorder:
         if self._writer is not None:
             for name, value in values.items():
                 self._writer.add_scalar(name, value, step)
+        if self._trackers is not None:
+            self._trackers.add(step, values)
 
     def draw(self, step: int, epoch: int, pictures: Mapping[str, torch.Tensor]) -> None:
         """Keep pictures, uint8 [3, H, W] by name, as ``pictures/<name>-<epoch>.png`` and in TensorBoard."""
@@ -83,6 +97,8 @@ class Recorder:
             self._lines.close()
         if self._writer is not None:
             self._writer.close()
+        if self._trackers is not None:
+            self._trackers.close()
 
 
 def _kept(path: Path, after: int) -> list[str]:
