@@ -8,11 +8,10 @@ from __future__ import annotations
 from yacs.config import CfgNode
 
 from crossreid.configs.errors import ConfigError
-from crossreid.configs.schema import Section, choice, number, numbers
+from crossreid.configs.schema import Section, number, numbers
 
 SECTION = "BAU"
 KEYS = Section()
-KEYS.POOL = choice("gem", "avg")
 KEYS.INSTANCE_STAGES = number(3, 0, 4)  # stages of the backbone that end with an instance norm
 KEYS.NEIGHBORS = number(10, 1, 1e4)  # among the views of a batch, for the weights of the alignment
 KEYS.ALIGN_WEIGHT = number(1.5, 0, 1000)  # of the alignment of both views

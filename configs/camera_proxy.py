@@ -6,12 +6,11 @@ from yacs.config import CfgNode
 
 from crossreid.configs.cluster_keys import cluster_keys
 from crossreid.configs.errors import ConfigError
-from crossreid.configs.schema import Section, choice, number
+from crossreid.configs.schema import Section, number
 from crossreid.configs.shared_checks import clustering
 
 SECTION = "CAMERA_PROXY"
 KEYS = Section()
-KEYS.POOL = choice("avg", "gem")
 KEYS.TEMPERATURE = number(0.07, 0.0001, 100)  # of the softmax over the proxies
 KEYS.KEEP = number(0.2, 0, 1)  # share of a proxy that an update keeps
 KEYS.INTRA_WEIGHT = number(0.0, 0, 1000)  # of the intra-camera term; CAP: 1

@@ -49,6 +49,10 @@ KEYS.PICTURES = number(8, 0, 64)  # images drawn with their patch windows at eve
 
 def check(cfg: CfgNode) -> None:
     """What the keys ask of each other."""
+    if cfg.MODEL.POOLING != "auto":
+        raise ConfigError(
+            f"METHOD central_feature pools its windows by the mean: set MODEL.POOLING auto, not {cfg.MODEL.POOLING}"
+        )
     options = cfg.CENTRAL_FEATURE
     if options.VIEW_AREA[0] > options.VIEW_AREA[1]:
         raise ConfigError(f"CENTRAL_FEATURE.VIEW_AREA must be [smallest, largest], got {options.VIEW_AREA}")

@@ -12,7 +12,6 @@ from crossreid.configs.shared_checks import clustering, source_and_target
 SECTION = "CLUSTER_CONTRAST"
 KEYS = Section()
 KEYS.SOURCE_EPOCHS = number(0, 0, 1e6)  # with a source: first train this many epochs on it alone
-KEYS.POOL = choice("gem", "avg")
 KEYS.NORM = choice(
     "domain", "split", "shared"
 )  # with a source: batch norms a domain, a split neck, or one for both

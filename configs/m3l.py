@@ -62,6 +62,10 @@ def check(cfg: CfgNode) -> None:
         raise ConfigError("METHOD m3l differentiates twice, MODEL.SYNC_BN true cannot: set it to false")
     if cfg.MODEL.COMPILE:
         raise ConfigError("METHOD m3l differentiates twice, MODEL.COMPILE true cannot: set it to false")
+    if cfg.M3L.RECOMPUTE and cfg.MODEL.DROP_PATH:
+        raise ConfigError(
+            "M3L.RECOMPUTE true would drop other paths in its second pass: set MODEL.DROP_PATH 0"
+        )
     if cfg.MODEL.CHECKPOINT_STAGES:
         raise ConfigError("METHOD m3l saves memory by M3L.RECOMPUTE true: set MODEL.CHECKPOINT_STAGES to 0")
     if cfg.SOLVER.ACCUMULATE > 1:

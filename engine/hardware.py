@@ -54,7 +54,7 @@ def prepare_backbones(cfg: CfgNode, network: nn.Module, device: torch.device) ->
     """Compile the backbones in a network, or recompute their first stages; parameters keep their names.
 
     Raises:
-        InputError: ``MODEL.COMPILE`` without what compiling needs.
+        InputError: ``MODEL.COMPILE`` without what compiling needs, or no stages to recompute.
     """
     backbones = [module for module in network.modules() if hasattr(module, "stage_names")]
     if cfg.MODEL.COMPILE:
@@ -62,6 +62,10 @@ def prepare_backbones(cfg: CfgNode, network: nn.Module, device: torch.device) ->
             raise InputError(f"MODEL.COMPILE true needs {missing}: install it, or set MODEL.COMPILE false")
         for backbone in backbones:
             backbone.compile(dynamic=False)
+    if cfg.MODEL.CHECKPOINT_STAGES and not backbones:
+        raise InputError(
+            f"MODEL.CHECKPOINT_STAGES {cfg.MODEL.CHECKPOINT_STAGES}: this network names no stages: set it to 0"
+        )
     for backbone in backbones:
         recompute_stages(backbone, cfg.MODEL.CHECKPOINT_STAGES)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -14,6 +15,9 @@ from PIL import Image
 from tqdm import tqdm
 
 LOGGER = logging.getLogger("crossreid")
+tqdm.set_lock(
+    threading.RLock()
+)  # tqdm's own is a semaphore of the system, which a killed process leaves behind
 
 
 def setup_text(file: Path | None, *, quiet: bool) -> None:

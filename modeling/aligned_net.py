@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from crossreid.modeling.errors import ModelError
+from crossreid.modeling.interface import embed, stages_of
 from crossreid.modeling.pooling import POOLS
 
 
@@ -21,7 +22,12 @@ class AlignedOutput(NamedTuple):
 
 def normalise_instances(backbone: nn.Module, stages: int) -> None:
     """Let the first stages after the stem give instance-normalised maps; no parameter is added or renamed."""
-    names: tuple[tuple[str, ...], ...] = backbone.stage_names  # type: ignore[assignment]
+    names = stages_of(backbone)
+    if stages and not getattr(backbone, "stages_give_maps", True):
+        raise ModelError(
+            f"BAU.INSTANCE_STAGES {stages} normalises maps, and the stages of {type(backbone).__name__} give tokens: "
+            "set it to 0"
+        )
     if stages >= len(names):
         raise ModelError(
             f"instance norm after {stages} stages: the backbone has {len(names) - 1}, take fewer"
@@ -64,7 +70,7 @@ class AlignedNet(nn.Module):
         Returns:
             In evaluation the neck's output [B, D], the retrieval feature; in training ``AlignedOutput``.
         """
-        pooled = self.pool(self.backbone(images))
+        pooled = embed(self.backbone, self.pool, images)
         neck = self.neck(pooled)
         if not self.training:
             return neck

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import copy
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from crossreid.modeling.backbones import TinyBackbone
 from crossreid.modeling.disentangler import check_size, pooled_features
 from crossreid.modeling.errors import ModelError
 
@@ -105,11 +104,12 @@ class AdaptationNet(nn.Module):
 
 def stages_of(backbone: nn.Module) -> list[nn.Module]:
     """The stages of a backbone in their order; the last is the one that encoders do not share."""
-    if isinstance(backbone, TinyBackbone):
-        return [backbone.stem, *backbone.stages]
+    if hasattr(backbone, "sequence"):
+        outside: Any = backbone
+        return list(outside.sequence())
     if missing := [name for name in STAGES if not hasattr(backbone, name)]:
         raise ModelError(
-            f"DISENTANGLE.VARIANT arn splits a backbone before its last stage, and this one has no {missing[0]}: set "
-            "MODEL.BACKBONE to a ResNet or tiny"
+            f"DISENTANGLE.VARIANT arn splits a backbone before its last stage, and {type(backbone).__name__} has no "
+            f"{missing[0]}: set MODEL.BACKBONE to a ResNet or tiny"
         )
     return [getattr(backbone, name) for name in STAGES]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -11,10 +12,11 @@ from torch import nn
 from torchvision.models.resnet import BasicBlock, ResNet
 
 from crossreid.modeling.errors import ModelError
+from crossreid.modeling.families import Options, build_family, only, resnets
 from crossreid.modeling.ibn import IBN
+from crossreid.modeling.timm_nets import TimmNet
+from crossreid.modeling.torchvision_nets import unstride
 from crossreid.modeling.weights import load_backbone
-
-RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101")
 
 
 class Backbone(nn.Module):
@@ -33,7 +35,7 @@ class Backbone(nn.Module):
         self.layer1, self.layer2 = resnet.layer1, resnet.layer2
         self.layer3, self.layer4 = resnet.layer3, resnet.layer4
         if last_stride == 1:
-            _unstride(self.layer4)
+            unstride(self.layer4)
         self.out_channels, self.stride = int(resnet.fc.in_features), 16 * last_stride
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
@@ -66,6 +68,10 @@ class TinyBackbone(nn.Module):
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
+    def sequence(self) -> list[nn.Module]:
+        """What images pass through, in order; the last is the last stage."""
+        return [self.stem, *self.stages]
+
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         return self.stages(self.stem(images))
 
@@ -77,42 +83,55 @@ def _basic_block(channels: int, width: int, stride: int) -> BasicBlock:
     return BasicBlock(channels, width, stride, shortcut)
 
 
-def _unstride(layer: nn.Module) -> None:
-    for module in layer.modules():
-        if isinstance(module, nn.Conv2d) and module.stride == (2, 2):
-            module.stride = (1, 1)
-
-
-def build_backbone(name: str, *, last_stride: int = 1, pretrained: str = "none") -> Any:
+def build_backbone(
+    name: str,
+    *,
+    last_stride: int = 1,
+    pretrained: str = "none",
+    size: Sequence[int] = (256, 128),
+    patch_stride: int = 0,
+    drop_path: float = 0.0,
+) -> Any:
     """A backbone by name.
 
     Args:
-        name: tiny, resnet18, resnet34, resnet50, resnet101, resnet50_ibn_a or resnet101_ibn_a, or the import path of
-            a module with ``build(last_stride)`` that gives a module with ``forward``, ``out_channels``, ``stride`` and
-            ``stage_names``: the names of the submodules of the stem and of each stage.
+        name: one of ``families.names()``; ``timm:NAME``; or the import path of a module with ``build(last_stride)``
+            that gives a module with ``forward``, ``out_channels``, ``stride`` and ``stage_names``: the names of the
+            submodules of the stem and of each stage.
         last_stride: 1 or 2, of the last stage.
         pretrained: none, imagenet (torchvision's weights, downloaded or from its cache), or a file's path.
+        size: height and width of the images, pixels; transformers are made for it.
+        patch_stride: of a ViT, pixels between patches; below the patch's size they overlap; 0: the patch's size.
+        drop_path: of a transformer, EfficientNet or ConvNeXt: probability that the last block is left out.
 
     Raises:
-        ModelError: an unknown name, or weights that are missing or do not fit.
+        ModelError: an unknown name, what a backbone cannot do, or weights that are missing or do not fit.
     """
-    if name == "tiny":
+    options = Options(last_stride, (size[0], size[1]), patch_stride, drop_path)
+    if name.startswith("timm:"):
+        only(name, options, drop_path=())
+        known = pretrained == "imagenet"
+        backbone: Any = TimmNet(
+            name[5:], options.size, last_stride=last_stride, pretrained=known, drop_path=drop_path
+        )
+        pretrained = "none" if known else pretrained
+    elif "." in name:
+        only(name, options)
+        backbone = _build_outside(name, last_stride)
+    elif name == "tiny":
+        only(name, options)
         if pretrained == "imagenet":
             raise ModelError(
                 "MODEL.BACKBONE tiny has no ImageNet weights: set MODEL.PRETRAINED none (or a path)"
             )
-        backbone: Any = TinyBackbone(last_stride)
-    elif "." in name:
-        backbone = _build_outside(name, last_stride)
-    else:
-        base = name.removesuffix("_ibn_a")
-        if base not in RESNETS:
-            raise ModelError(
-                f"MODEL.BACKBONE {name!r} is unknown, known are tiny, {', '.join(RESNETS)}, …_ibn_a"
-            )
+        backbone = TinyBackbone(last_stride)
+    elif (base := name.removesuffix("_ibn_a")) in resnets():
+        only(name, options)
         backbone = Backbone(torchvision.models.get_model(base, weights=None), last_stride)
         if name != base:
             _instance_normalise(backbone)
+    else:
+        backbone = build_family(name, options)
     if pretrained != "none":
         load_backbone(backbone, name, pretrained)
     return backbone

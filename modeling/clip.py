@@ -16,6 +16,12 @@ from crossreid.modeling.pooling import Average
 from crossreid.modeling.positions import fit
 from crossreid.modeling.transformer import rising
 
+SIZES = {  # width, layers, heads, patch, numbers of the joint space
+    "clip_vit_b_16": (768, 12, 12, 16, 512),
+    "clip_vit_b_32": (768, 12, 12, 32, 512),
+    "clip_vit_l_14": (1024, 24, 16, 14, 768),
+}
+
 
 class _Attention(nn.Module):
     """Self-attention under the parameter names of ``nn.MultiheadAttention``."""
@@ -122,7 +128,8 @@ class CLIPVisual(BaseBackbone):
         if cameras is not None:
             token = token + cameras[:, None]
         x = self.ln_pre(torch.cat([token, x], dim=1) + self.positional_embedding)
-        *first, last = self.transformer.resblocks
+        blocks: Any = self.transformer.resblocks
+        *first, last = blocks
         for block in first:
             x = block(x)
         return x, last(x)

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from crossreid.modeling.batch_groups import DomainNorm, separate_domains
+from crossreid.modeling.interface import embed
 from crossreid.modeling.pooling import POOLS
 from crossreid.modeling.split_norm import SplitBatchNorm1d
 
@@ -41,7 +42,7 @@ class ClusterNet(nn.Module):
         norms = [module for module in self.modules() if isinstance(module, DomainNorm)]
         for module in norms:
             module.joint = joint
-        pooled = self.pool(self.backbone(images))
+        pooled = embed(self.backbone, self.pool, images)
         if isinstance(self.neck, SplitBatchNorm1d):
             neck = torch.cat(self.neck(pooled)) if joint and self.training else self.neck.whole(pooled)
         else:

@@ -9,8 +9,8 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from crossreid.modeling.backbones import Backbone, TinyBackbone
 from crossreid.modeling.errors import ModelError
+from crossreid.modeling.pooling import upcast
 
 SLOPE = 0.2  # of the decoder's LeakyReLUs
 ANY = "any"  # the domain of a pose encoder that serves both
@@ -40,7 +40,7 @@ class Disentangler(nn.Module):
 
     def __init__(
         self,
-        identity: Backbone | TinyBackbone,
+        identity: nn.Module,
         poses: Mapping[str, nn.Module],
         decoder: nn.Module | None,
         num_classes: int = 0,
@@ -51,7 +51,8 @@ class Disentangler(nn.Module):
         if pool not in ("max", "avg"):
             raise ModelError(f"pooling {pool!r}; it is max or avg")
         self.identity, self.poses, self.decoder, self.pool = identity, nn.ModuleDict(poses), decoder, pool
-        self.classifier = nn.Linear(identity.out_channels, num_classes) if num_classes else None
+        channels: int = identity.out_channels  # type: ignore[assignment]
+        self.classifier = nn.Linear(channels, num_classes) if num_classes else None
         if self.classifier is not None:
             nn.init.normal_(self.classifier.weight, std=0.001)
             nn.init.zeros_(self.classifier.bias)
@@ -83,7 +84,7 @@ class Disentangler(nn.Module):
         assert views is not None
         assert donors is not None
         assert self.classifier is not None, "a network without a classifier cannot train"
-        check_size(images, self.identity.stride)
+        check_size(images, int(self.identity.stride))  # type: ignore[arg-type]
         maps, pose_maps = self.identity(images), self.poses[ANY](views)
         features = self.pooled(maps)
         decoded = self.decode(maps, pose_maps[donors])
@@ -113,8 +114,7 @@ class Disentangler(nn.Module):
 
 def pooled_features(maps: torch.Tensor, pool: str) -> torch.Tensor:
     """Features [B, D], at least float32, of maps [B, D, h, w]; ``pool`` is max or avg."""
-    features = maps.amax(dim=(2, 3)) if pool == "max" else maps.mean(dim=(2, 3))
-    return features.float() if features.dtype in (torch.float16, torch.bfloat16) else features
+    return upcast(maps.amax(dim=(2, 3)) if pool == "max" else maps.mean(dim=(2, 3)))
 
 
 def check_size(images: torch.Tensor, stride: int) -> None:

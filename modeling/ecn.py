@@ -8,6 +8,10 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from crossreid.modeling.errors import ModelError
+from crossreid.modeling.interface import embed, stages_of
+from crossreid.modeling.pooling import POOLS, upcast
+
 
 class ECNOutput(NamedTuple):
     """What a training pass gives; the target's parts are empty for a batch of the source alone."""
@@ -32,6 +36,10 @@ class ECNNet(nn.Module):
             evaluation mode.
         shortcut_norms: of these stages' shortcuts: ``frozen`` like the others, or ``batch``: they normalise with the
             batch and move their running statistics, as in the published program.
+        pool: avg or gem.
+
+    Raises:
+        ModelError: more frozen stages than the backbone names.
 
     Source: Zhong et al., Invariance Matters, CVPR 2019, section 3.
     """
@@ -45,9 +53,10 @@ class ECNNet(nn.Module):
         dropout: float = 0.5,
         frozen_stages: int = 3,
         shortcut_norms: str = "frozen",
+        pool: str = "avg",
     ) -> None:
         super().__init__()
-        self.backbone, self.dropout = backbone, dropout
+        self.backbone, self.pool, self.dropout = backbone, POOLS[pool](), dropout
         channels: int = backbone.out_channels  # type: ignore[assignment]
         self.embedding = nn.Linear(channels, embedding)
         self.norm = nn.BatchNorm1d(embedding)
@@ -57,7 +66,11 @@ class ECNNet(nn.Module):
         if self.classifier is not None:
             nn.init.normal_(self.classifier.weight, std=0.001)
             nn.init.zeros_(self.classifier.bias)
-        names: tuple[tuple[str, ...], ...] = backbone.stage_names  # type: ignore[assignment]
+        names = stages_of(backbone)
+        if frozen_stages > len(names):
+            raise ModelError(
+                f"ECN.FROZEN_STAGES {frozen_stages}: this backbone names {len(names)} stages, lower it"
+            )
         stages = names[:frozen_stages]
         self._frozen = tuple(name for stage in stages for name in stage)
         self._shortcut_norms = shortcut_norms
@@ -81,8 +94,7 @@ class ECNNet(nn.Module):
 
     def embed(self, images: torch.Tensor) -> torch.Tensor:
         """Pooled features, at least float32: [B, 3, H, W] to [B, D]."""
-        pooled = self.backbone(images).mean(dim=(2, 3))
-        return pooled.float() if pooled.dtype in (torch.float16, torch.bfloat16) else pooled
+        return embed(self.backbone, self.pool, images)
 
     def forward(
         self, images: torch.Tensor, target: torch.Tensor | None = None, *, joint: bool = False
@@ -118,7 +130,7 @@ class ECNNet(nn.Module):
         """Pooled features [B, D] and their embedding [B, E], at least float32."""
         pooled = self.embed(images)
         wide = self.norm(self.embedding(pooled))
-        return pooled, wide.float() if wide.dtype in (torch.float16, torch.bfloat16) else wide
+        return pooled, upcast(wide)
 
     def _drop(self, features: torch.Tensor) -> torch.Tensor:
         return F.dropout(features, self.dropout, self.training)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Literal, NamedTuple
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from crossreid.modeling.interface import embed
 from crossreid.modeling.meta_bn import MetaBatchNorm1d
+from crossreid.modeling.pooling import POOLS
 
 
 class MetaFeatures(NamedTuple):
@@ -19,21 +20,24 @@ class MetaFeatures(NamedTuple):
 
 
 class MetaReIDNet(nn.Module):
-    """Backbone, global average pooling and a MetaBN neck.
+    """Backbone, pooling and a MetaBN neck.
 
     Differentiable twice; works under ``torch.func.functional_call``.
 
     Args:
         backbone: maps images to [B, D, h, w]; has ``out_channels`` = D.
         scale: of MetaBN's draws, "variance" or "std".
+        pool: avg or gem.
 
     Source: Zhao et al. (M3L), CVPR 2021.
     """
 
-    def __init__(self, backbone: nn.Module, *, scale: Literal["variance", "std"] = "variance") -> None:
+    def __init__(
+        self, backbone: nn.Module, *, scale: Literal["variance", "std"] = "variance", pool: str = "avg"
+    ) -> None:
         super().__init__()
         self.dim = int(backbone.out_channels)  # type: ignore[arg-type]
-        self.backbone = backbone
+        self.backbone, self.pool = backbone, POOLS[pool]()
         self.neck = MetaBatchNorm1d(self.dim, scale=scale)
 
     def forward(
@@ -49,9 +53,7 @@ class MetaReIDNet(nn.Module):
         Returns:
             In evaluation the neck's output [B, D], the retrieval feature; in training ``MetaFeatures``.
         """
-        pooled = self.backbone(images).mean(dim=(2, 3))
-        if pooled.dtype in (torch.float16, torch.bfloat16):
-            pooled = pooled.float()
+        pooled = embed(self.backbone, self.pool, images)
         if not self.training:
             return self.neck(pooled)
         necks = self.neck.mixed(pooled, lam=lam) if mixed else [self.neck(pooled, store=store)]

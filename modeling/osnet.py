@@ -173,10 +173,11 @@ class OSNet(BaseBackbone):
 
     def trunk(self, images: torch.Tensor) -> torch.Tensor:
         """Maps [B, 512 width, h, w] after conv5."""
-        x = self.conv2(self.maxpool(self.conv1(images)))
-        x = self.conv3(self.pool2(x) if self.variant == "ain" else x)
-        x = self.conv4(self.pool3(x) if self.variant == "ain" else x)
-        return self.conv5(x)
+        x = self.maxpool(self.conv1(images))
+        for names in self.stage_names[1:]:
+            for name in names:
+                x = self.get_submodule(name)(x)
+        return x
 
     def maps(self, images: torch.Tensor) -> torch.Tensor:
         """Maps [B, 512, h, w]: those of conv5 through the linear layer, batch norm and ReLU, column by column."""

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from crossreid.modeling.errors import ModelError
 from crossreid.modeling.paul_weights import from_paul, is_paul
+from crossreid.modeling.pooling import upcast
 
 KERNEL = 3  # of the generator's convolution, which is not padded
 
@@ -67,11 +68,7 @@ class PatchGenerator(nn.Module):
                 f"a feature map of {maps.shape[2]}x{maps.shape[3]} is too small for the patch generator, which needs "
                 f"{KERNEL}x{KERNEL}: raise INPUT.SIZE, or set MODEL.LAST_STRIDE 1"
             )
-        return _upcast(self.last(self.trunk(maps)).view(-1, self.patches, 2, 3))
-
-
-def _upcast(x: Tensor) -> Tensor:
-    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+        return upcast(self.last(self.trunk(maps)).view(-1, self.patches, 2, 3))
 
 
 def _unit(x: Tensor) -> Tensor:
@@ -150,7 +147,7 @@ class PatchNet(nn.Module):
         maps = self.backbone(images)  # [B, C, h, w]
         windows = self.generator(maps)
         with torch.autocast(images.device.type, enabled=False):
-            pooled = sample_windows(_upcast(maps), windows)  # [B, K, C]
+            pooled = sample_windows(upcast(maps), windows)  # [B, K, C]
             reduced = self.reduction(pooled)  # [B, K, D]
             reduced = self.norm(reduced.flatten(1)).view_as(reduced)
             units = _unit(reduced)

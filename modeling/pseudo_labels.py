@@ -16,7 +16,7 @@ class PseudoLabels(nn.Module):
     Args:
         num_images: N.
 
-    Example:
+    Examples:
         >>> labels = PseudoLabels(4)
         >>> labels.update(torch.tensor([1, 0, -1, 1]))
         >>> labels(torch.tensor([3, 2])).tolist(), labels.num_clusters

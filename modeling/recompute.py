@@ -11,6 +11,9 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from crossreid.modeling.errors import ModelError
+from crossreid.modeling.interface import stages_of
+
 
 def recompute_stages(backbone: nn.Module, count: int) -> None:
     """Save the memory of the activations inside the first stages, for one more forward pass of these.
@@ -19,22 +22,32 @@ def recompute_stages(backbone: nn.Module, count: int) -> None:
     names of parameters do not change.
 
     Args:
-        count: stages after the stem, 0 to 4.
+        count: stages after the stem, 0 to all.
+
+    Raises:
+        ModelError: the backbone has fewer stages.
     """
-    names: tuple[tuple[str, ...], ...] = backbone.stage_names  # type: ignore[assignment]
-    for (name,) in names[1 : 1 + count]:
-        stage = backbone.get_submodule(name)
-        stage.forward = partial(_checkpointed, stage, stage.forward)
+    names = stages_of(backbone)
+    if count >= len(names) and count:
+        raise ModelError(
+            f"MODEL.CHECKPOINT_STAGES {count}: {type(backbone).__name__} has {max(0, len(names) - 1)} stages after its "
+            "stem, lower it"
+        )
+    for stages in names[1 : 1 + count]:
+        for name in stages:
+            stage = backbone.get_submodule(name)
+            stage.forward = partial(_checkpointed, stage, stage.forward)
 
 
-def _checkpointed(stage: nn.Module, forward: Any, x: torch.Tensor) -> Any:
+def _checkpointed(stage: nn.Module, forward: Any, *inputs: Any) -> Any:
     if not torch.is_grad_enabled():
-        return forward(x)
+        return forward(*inputs)
+    draws = any(getattr(m, "p", 0) or getattr(m, "drop_prob", 0) for m in stage.modules())
     return checkpoint(
         forward,
-        x,
+        *inputs,
         use_reentrant=False,
-        preserve_rng_state=False,  # a stage draws nothing
+        preserve_rng_state=draws,  # of a stage that drops paths, both passes the same
         context_fn=lambda: (contextlib.nullcontext(), _copied_buffers(stage)),
     )
 

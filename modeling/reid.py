@@ -1,4 +1,4 @@
-"""The re-identification network: backbone, global average pooling, batch-norm neck, classifier."""
+"""The re-identification network: backbone, pooling, batch-norm neck, classifier."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
+from crossreid.modeling.interface import embed
+from crossreid.modeling.pooling import POOLS
 from crossreid.modeling.split_norm import SplitBatchNorm1d
 
 
@@ -27,20 +29,22 @@ class ReIDNet(nn.Module):
         backbone: maps images to [B, D, h, w]; has ``out_channels`` = D.
         num_classes: C, identities of the source; 0 leaves the classifier out (for evaluation).
         sync_neck: neck statistics over the images of all ranks.
+        pool: avg or gem.
     """
 
-    def __init__(self, backbone: nn.Module, num_classes: int, *, sync_neck: bool = False) -> None:
+    def __init__(
+        self, backbone: nn.Module, num_classes: int, *, sync_neck: bool = False, pool: str = "avg"
+    ) -> None:
         super().__init__()
         self.dim = int(backbone.out_channels)  # type: ignore[arg-type]
-        self.backbone = backbone
+        self.backbone, self.pool = backbone, POOLS[pool]()
         self.neck = SplitBatchNorm1d(self.dim, sync=sync_neck)
         self.neck.bias.requires_grad_(False)
         self.classifier = nn.Linear(self.dim, num_classes, bias=False) if num_classes else None
 
     def embed(self, images: torch.Tensor) -> torch.Tensor:
         """Pooled features before the neck, at least float32: [B, 3, H, W] to [B, D]."""
-        pooled = self.backbone(images).mean(dim=(2, 3))
-        return pooled.float() if pooled.dtype in (torch.float16, torch.bfloat16) else pooled
+        return embed(self.backbone, self.pool, images)
 
     def forward(self, images: torch.Tensor, *, joint: bool = False) -> torch.Tensor | ReIDOutput:
         """Features of images [B, 3, H, W], normalised; with ``joint`` the first half of a batch is the source's.

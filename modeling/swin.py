@@ -178,9 +178,9 @@ class SwinTransformer(BaseBackbone):
         super().__init__()
         widths = [width * 2**k for k in range(len(depths))]
         self.patch, self.semantic, self.out_channels = patch, semantic, widths[-1]
-        self.patch_embed = nn.Module()
-        self.patch_embed.projection = nn.Conv2d(3, width, patch, patch)
-        self.patch_embed.norm = nn.LayerNorm(width)
+        self.patch_embed = nn.ModuleDict(
+            {"projection": nn.Conv2d(3, width, patch, patch), "norm": nn.LayerNorm(width)}
+        )
         rates = rising(drop_path, sum(depths))
         self.stages = nn.ModuleList()
         for k, depth in enumerate(depths):
@@ -201,10 +201,11 @@ class SwinTransformer(BaseBackbone):
     def maps(self, images: torch.Tensor) -> torch.Tensor:
         """Images [B, 3, H, W] to maps [B, D, ⌈H/32⌉, ⌈W/32⌉]."""
         images = F.pad(images, (0, -images.shape[3] % self.patch, 0, -images.shape[2] % self.patch))
-        x = self.patch_embed.projection(images)
+        x = self.patch_embed["projection"](images)
         size = x.shape[2], x.shape[3]
-        x = self.patch_embed.norm(x.flatten(2).transpose(1, 2))
-        for k, stage in enumerate(self.stages):
+        x = self.patch_embed["norm"](x.flatten(2).transpose(1, 2))
+        stages: Any = self.stages
+        for k, stage in enumerate(stages):
             x = stage(x, size)
             if stage.downsample is None:
                 break
@@ -218,7 +219,7 @@ class SwinTransformer(BaseBackbone):
 
     def _controlled(self, name: str) -> torch.Tensor:
         """A layer of the control, applied to [semantic, 1 - semantic]."""
-        layer = self.get_submodule(name)
+        layer: Any = self.get_submodule(name)
         return layer.weight[:, 0] * self.semantic + layer.weight[:, 1] * (1 - self.semantic) + layer.bias
 
     def fitted(self, weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

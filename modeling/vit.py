@@ -26,6 +26,7 @@ SIZES = {  # width, depth, heads, patch; the first three in the field's names, t
     "vit_l_32": (1024, 24, 16, 32),
     "vit_h_14": (1280, 32, 16, 14),
 }
+OF_TORCHVISION = ("vit_b_16", "vit_b_32", "vit_l_16", "vit_l_32", "vit_h_14")
 TORCHVISION = (
     (r"^conv_proj\.", "patch_embed.proj."),
     (r"^class_token$", "cls_token"),
@@ -168,6 +169,8 @@ class ViT(BaseBackbone):
         fitted = {_own_name(name): value for name, value in weights.items() if not name.startswith("heads.")}
         positions = fitted.get("pos_embed")
         if positions is not None and positions.dim() == 3 and positions.shape[2] == self.out_channels:
+            if any(name.startswith("part_token") for name in fitted):  # PASS: class and part tokens have none
+                positions = torch.cat([torch.zeros_like(positions[:, :1]), positions], dim=1)
             fitted["pos_embed"] = fit(positions.float(), self.grid)
         return fitted
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import pickle
-import zipfile
-import zlib
+import logging
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,68 +12,43 @@ import torch
 import torchvision
 from torch import nn
 
+from crossreid.modeling.checkpoints import contained, first_line, load_file, read_weights
 from crossreid.modeling.errors import ModelError
+from crossreid.modeling.foreign_names import Weights
+from crossreid.modeling.interface import Normalisation
 
+__all__ = ["fill", "first_line", "load_backbone", "load_network", "read_checkpoint", "state_dict_of"]
 
-def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    """Read a checkpoint onto the CPU without running any code in it.
-
-    Raises:
-        ModelError: a missing, truncated or foreign file, or one that holds more than tensors and plain values.
-    """
-    path = Path(path).expanduser()
-    if not path.is_file():
-        raise ModelError(f"no checkpoint {path}")
-    _check_archive(path)
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        refused = "GLOBAL" in str(error) or "Unsupported" in str(error)
-        why = "it holds objects other than tensors and is not loaded" if refused else "it is damaged"
-        raise ModelError(
-            f"{path} cannot be read: {why}; keep only its state_dict, or copy it again"
-        ) from None
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        raise ModelError(f"{path} is not a whole checkpoint ({first_line(error)})") from None
-    if not isinstance(content, Mapping):
-        raise ModelError(f"{path} holds a {type(content).__name__}, not a state_dict")
-    return dict(content)
-
-
-def _check_archive(path: Path) -> None:
-    """Compare every part of a checkpoint's archive with its CRC; files older than that format hold none."""
-    if not zipfile.is_zipfile(path):
-        return
-    try:
-        with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()
-    except (zipfile.BadZipFile, zlib.error, OSError, EOFError, ValueError, RuntimeError) as error:
-        damaged = first_line(error)  # NotImplementedError, of a damaged header, is a RuntimeError
-    if damaged:
-        raise ModelError(f"{path} is damaged ({damaged}): copy it again, or use an earlier checkpoint")
-
-
-def first_line(error: Exception) -> str:
-    """The first line of an error's text, or its kind where it has none."""
-    return next(iter(str(error).splitlines()), type(error).__name__)[:120]
+LOGGER = logging.getLogger("crossreid")
+read_checkpoint = load_file
+THRESHOLD = 0.9  # of a backbone's numbers that a file must hold
+LUPERSON: Normalisation = (
+    (89.896 / 255, 79.2 / 255, 80.073 / 255),
+    (63.872 / 255, 64.305 / 255, 63.839 / 255),
+)
+KNOWN = ((r"lup.*(moco|r50|r101|r152|resnet)|(moco|resnet).*lup", LUPERSON),)  # names of published files
 
 
 def state_dict_of(content: Mapping[str, Any], origin: str) -> dict[str, torch.Tensor]:
-    """The weights in a checkpoint: under ``model`` or ``state_dict``, or bare; ``module.`` is stripped."""
-    for key in ("model", "state_dict"):
-        if isinstance(content.get(key), Mapping):
-            content = content[key]
-            break
-    weights = {k: v for k, v in content.items() if isinstance(k, str) and isinstance(v, torch.Tensor)}
-    if not weights:
-        raise ModelError(f"{origin} holds no weights (looked under model, state_dict and at the top)")
-    return {k.removeprefix("module."): v for k, v in weights.items()}
+    """The weights in a checkpoint: under ``model``, ``state_dict`` …, or bare; ``module.`` is stripped.
+
+    Raises:
+        ModelError: it holds none.
+    """
+    return {k.removeprefix("module."): v for k, v in contained(content, origin).items()}
 
 
 def load_network(
-    network: nn.Module, weights: Mapping[str, torch.Tensor], origin: str, *, optional: tuple[str, ...] = ()
+    network: nn.Module,
+    weights: Mapping[str, torch.Tensor],
+    origin: str,
+    *,
+    optional: tuple[str, ...] = (),
 ) -> list[str]:
-    """Copy weights into a network; keys that start with an ``optional`` prefix may be missing or of another shape.
+    """Copy weights into a network: nothing is cast or broadcast.
+
+    Args:
+        optional: prefixes of keys that may be missing or of another shape or type.
 
     Returns:
         The keys that were skipped, sorted, to be named once.
@@ -85,56 +59,106 @@ def load_network(
     if translate := getattr(network, "translated", None):  # names of a published program
         weights = translate(weights)
     own = network.state_dict()
-    wrong = [k for k in own if k not in weights or weights[k].shape != own[k].shape]
+    wrong = [k for k in own if k not in weights or not _fits(weights[k], own[k])]
     needed = [k for k in wrong if not k.startswith(optional)] if optional else wrong
     if needed:
-        lines = [f"{k} ({_shape(weights.get(k))} in the file, {_shape(own[k])} here)" for k in needed[:3]]
+        lines = [f"{k} ({_difference(weights.get(k), own[k])})" for k in needed[:3]]
+        hint = "" if any(k in weights for k in own) else "; for its backbone alone set MODEL.PRETRAINED to it"
         raise ModelError(
-            f"{origin} is of another architecture: {len(needed)} of {len(own)} weights differ, first {'; '.join(lines)}"
+            f"{origin} is of another architecture: {len(needed)} of {len(own)} weights differ, first "
+            f"{'; '.join(lines)}{hint}"
         )
     network.load_state_dict({k: weights[k] for k in own if k not in wrong}, strict=False)
     return sorted(set(wrong) | (set(weights) - set(own)))
 
 
-def _shape(tensor: torch.Tensor | None) -> str:
-    return "missing" if tensor is None else "x".join(map(str, tensor.shape)) or "scalar"
+def _fits(saved: Any, own: torch.Tensor) -> bool:
+    found = (getattr(saved, name, None) for name in ("shape", "dtype", "layout"))
+    return tuple(found) == (own.shape, own.dtype, own.layout)
 
 
-def load_backbone(backbone: nn.Module, name: str, pretrained: str) -> None:
-    """Fill a backbone from ImageNet weights (``imagenet``) or from a file.
+def _difference(saved: Any, own: torch.Tensor) -> str:
+    """Both shapes, with the types where they differ: 24x512 in the file, 12x512 here."""
+    if not isinstance(saved, torch.Tensor):
+        return f"{'missing' if saved is None else type(saved).__name__} in the file, {_shape(own)} here"
+    if saved.dtype == own.dtype:
+        return f"{_shape(saved)} in the file, {_shape(own)} here"
+    return f"{saved.dtype} {_shape(saved)} in the file, {own.dtype} {_shape(own)} here"
+
+
+def _shape(tensor: torch.Tensor) -> str:
+    return "x".join(map(str, tensor.shape)) or "scalar"
+
+
+def load_backbone(backbone: Any, name: str, pretrained: str) -> None:
+    """Fill a backbone from ImageNet weights (``imagenet``) or from a file of any known project.
+
+    Tells in one line what was loaded, what the file lacks and what was left over; sets the backbone's
+    ``normalisation`` to the file's own where it is known.
 
     Raises:
         ModelError: no network and no cached file (the message names the file to place), or weights that differ.
     """
-    weights = _imagenet(name) if pretrained == "imagenet" else _from_file(pretrained)
-    weights = {k: v for k, v in weights.items() if not k.startswith("fc.")}
-    load_network(backbone, weights, f"MODEL.PRETRAINED {pretrained}", optional=_counters(backbone))
+    weights = Weights(_imagenet(name), {}, []) if pretrained == "imagenet" else read_weights(pretrained)
+    fill(backbone, weights, f"MODEL.PRETRAINED {pretrained}")
+    if (found := weights.normalisation or known_normalisation(pretrained)) is not None:
+        backbone.normalisation = found
 
 
-def _counters(network: nn.Module) -> tuple[str, ...]:
-    """Old weight files lack batch norm's ``num_batches_tracked``."""
-    return tuple(k for k in network.state_dict() if k.endswith("num_batches_tracked"))
+def fill(backbone: Any, weights: Weights, origin: str) -> None:
+    """Copy what fits into a backbone and tell of the rest in one line: a warning where something is missing.
+
+    Raises:
+        ModelError: less than ``THRESHOLD`` of the backbone's numbers are in the file.
+    """
+    found = backbone.fitted(weights.tensors) if hasattr(backbone, "fitted") else dict(weights.tensors)
+    found = {**weights.others, **found}
+    own = backbone.state_dict()
+    needed = {k: v for k, v in own.items() if not k.endswith("num_batches_tracked")}  # old files lack these
+    fits = {k: found[k] for k, v in own.items() if k in found and found[k].shape == v.shape}
+    missing = [k for k in needed if k not in fits]
+    share = sum(v.numel() for k, v in needed.items() if k in fits) / sum(v.numel() for v in needed.values())
+    if share < THRESHOLD:
+        lines = [f"{k} ({_difference(found.get(k), own[k])})" for k in missing[:3]]
+        raise ModelError(
+            f"{origin} is of another architecture: {len(missing)} of {len(needed)} weights differ, first "
+            f"{'; '.join(lines)}"
+        )
+    backbone.load_state_dict(fits, strict=False)
+    left = sorted([k for k in found if k not in fits and k not in weights.others] + weights.skipped)
+    LOGGER.log(
+        logging.WARNING if missing or weights.notes else logging.INFO,
+        "%s: loaded %d of %d tensors; not in the file: %s; left over: %s%s", origin, len(needed) - len(missing),
+        len(needed), _listed(missing), _listed(left), "".join(f"; {note}" for note in weights.notes),
+    )  # fmt: skip
 
 
-def _from_file(path: str) -> dict[str, torch.Tensor]:
-    weights = state_dict_of(read_checkpoint(path), path)
-    inner = {k.removeprefix("backbone."): v for k, v in weights.items() if k.startswith("backbone.")}
-    return inner or weights
+def _listed(names: list[str]) -> str:
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(names[:3]) + more if names else "none"
+
+
+def known_normalisation(path: str) -> Normalisation | None:
+    """Mean and std of RGB in 0..1 that a published file was trained with, told by its name; None: its network's."""
+    name = Path(path).name.lower()
+    return next((values for pattern, values in KNOWN if re.search(pattern, name)), None)
 
 
 def _imagenet(name: str) -> dict[str, torch.Tensor]:
-    if name.endswith("_ibn_a"):
+    """torchvision's weights; of an IBN-a network those of the plain one: its instance norms start anew."""
+    plain = name.removesuffix("_ibn_a")
+    if plain not in torchvision.models.list_models(torchvision.models):
         raise ModelError(
-            f"torchvision has no ImageNet weights of {name}: download its published file (of the IBN-Net authors) "
-            "and set MODEL.PRETRAINED to its path, or none"
+            f"torchvision has no ImageNet weights of {name}: set MODEL.PRETRAINED to a file of its publisher, or none"
         )
-    enum = torchvision.models.get_model_weights(name)
-    weights = getattr(enum, "IMAGENET1K_V1")  # noqa: B009  the field's usual start
+    enum = torchvision.models.get_model_weights(plain)
+    weights = enum.IMAGENET1K_V1 if hasattr(enum, "IMAGENET1K_V1") else enum.DEFAULT  # V1: the field's start
     file = Path(torch.hub.get_dir()) / "checkpoints" / Path(weights.url).name
     try:
-        return dict(weights.get_state_dict(progress=False, check_hash=True))
+        found = dict(weights.get_state_dict(progress=False, check_hash=True))
     except (OSError, RuntimeError) as error:
         raise ModelError(
-            f"no ImageNet weights of {name} ({str(error).splitlines()[0]}): place {weights.url} at {file}, "
+            f"no ImageNet weights of {plain} ({str(error).splitlines()[0]}): place {weights.url} at {file}, "
             "or set MODEL.PRETRAINED to a local file or none"
         ) from None
+    return {k: v for k, v in found.items() if not k.startswith(("fc.", "head.", "heads."))}

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import io
+import logging
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -11,3 +14,15 @@ import pytest
 def domains(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A dataset root that holds what ``tests.tiny.overrides`` asks for (drawn on first use)."""
     return tmp_path_factory.mktemp("domains")
+
+
+@pytest.fixture
+def told() -> Iterator[Callable[[], str]]:
+    """What crossreid has logged since the test began, whatever an earlier run made of its handlers."""
+    stream, logger = io.StringIO(), logging.getLogger("crossreid")
+    handler, level = logging.StreamHandler(stream), logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    yield stream.getvalue
+    logger.removeHandler(handler)
+    logger.setLevel(level)

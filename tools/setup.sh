@@ -35,7 +35,7 @@ CHECK
 
 crossreid_setup() {
     local modules=(torch torchvision ignite yacs numpy PIL tensorboard scipy sklearn tqdm safetensors) tools=() current venv="$crossreid_root/.venv"
-    [ "${1:-}" = dev ] && tools=(pytest xdist hypothesis ruff mypy importlinter onnxruntime onnxscript jinja2 matplotlib fastapi httpx faiss)
+    [ "${1:-}" = dev ] && tools=(pytest xdist hypothesis ruff mypy importlinter onnxruntime onnxscript jinja2 matplotlib fastapi httpx faiss material mkdocstrings_handlers.python)
     current="${PYTHON:-python3}"
     if ! command -v "$current" >/dev/null; then
         echo "error: no $current: install Python 3.10 or newer, or set PYTHON to one" >&2

@@ -34,7 +34,7 @@ def camera_normalize(
 
     Source: Song et al., ICLR 2025.
 
-    Example:
+    Examples:
         >>> camera_normalize(torch.tensor([[0.0, 1.0], [2.0, 5.0], [9.0, 9.0], [7.0, 8.0]]), [0, 0, 1, 1]).tolist()[0]
         [-0.7071067690849304, -0.7071067690849304]
     """

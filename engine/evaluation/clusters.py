@@ -180,7 +180,7 @@ def dbscan(distance: Distance, *, eps: float, min_samples: int) -> NDArray[np.in
 
     Source: Ester et al., KDD 1996.
 
-    Example:
+    Examples:
         >>> dbscan(np.abs(np.subtract.outer([0, 0.1, 5, 5.1, 9], [0, 0.1, 5, 5.1, 9])), eps=0.5, min_samples=2)
         array([ 0,  0,  1,  1, -1])
     """

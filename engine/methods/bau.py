@@ -29,7 +29,7 @@ from crossreid.engine.errors import InputError
 from crossreid.engine.evaluation.extraction import extract
 from crossreid.engine.log import LOGGER
 from crossreid.engine.method import Method, TrainStep
-from crossreid.engine.methods.common import TrainingParts, new_backbone, training_parts
+from crossreid.engine.methods.common import TrainingParts, new_backbone, pooling, training_parts
 from crossreid.losses.alignment import align, domain_uniform, uniform, weights
 from crossreid.losses.clusters import centroids
 from crossreid.losses.triplet import batch_hard
@@ -81,7 +81,7 @@ def build_extractor(cfg: CfgNode) -> nn.Module:
 
 def _network(cfg: CfgNode, classes: int, *, pretrained: bool = True) -> AlignedNet:
     settings, backbone = cfg.BAU, new_backbone(cfg, pretrained=pretrained)
-    return AlignedNet(backbone, classes, pool=settings.POOL, instance_stages=settings.INSTANCE_STAGES)
+    return AlignedNet(backbone, classes, pool=pooling(cfg, "gem"), instance_stages=settings.INSTANCE_STAGES)
 
 
 def build(cfg: CfgNode, data: Data) -> Method:

@@ -28,6 +28,7 @@ from crossreid.engine.methods.common import (
     direct_transfer,
     identity_step,
     new_backbone,
+    pooling,
     training_parts,
 )
 from crossreid.losses.camera_blocks import CameraBlocks
@@ -39,16 +40,17 @@ from crossreid.modeling.reid import ReIDNet
 
 def build_extractor(cfg: CfgNode) -> nn.Module:
     """The network without its classifier, with weights still to be loaded."""
-    return ReIDNet(new_backbone(cfg, pretrained=False), num_classes=0)
+    return ReIDNet(new_backbone(cfg, pretrained=False), num_classes=0, pool=pooling(cfg))
 
 
 def build(cfg: CfgNode, data: Data) -> Method:
     """Network, memory, optimizer and training step."""
     settings, ranks = cfg.CAMERA_AWARE, data.ranks
     source, target = data.domains["source"], data.domains.get("target")
-    net = ReIDNet(new_backbone(cfg), source.num_identities, sync_neck=cfg.MODEL.SYNC_BN and ranks.world > 1)
+    sync = cfg.MODEL.SYNC_BN and ranks.world > 1
+    net = ReIDNet(new_backbone(cfg), source.num_identities, sync_neck=sync, pool=pooling(cfg))
     assert net.classifier is not None
-    new = [*net.neck.parameters(), *net.classifier.parameters()]
+    new = [*net.pool.parameters(), *net.neck.parameters(), *net.classifier.parameters()]
     groups = [(net.backbone.parameters(), cfg.SOLVER.LR), (new, cfg.SOLVER.NEW_LR)]
     parts = training_parts(cfg, data, net, groups, static=cfg.SOLVER.ACCUMULATE == 1)
     if target is None:

@@ -21,7 +21,7 @@ from crossreid.engine.data import Data
 from crossreid.engine.distributed import gathered
 from crossreid.engine.evaluation.extraction import extract
 from crossreid.engine.method import Method, TrainStep
-from crossreid.engine.methods.common import TrainingParts, new_backbone, training_parts
+from crossreid.engine.methods.common import TrainingParts, new_backbone, pooling, training_parts
 from crossreid.engine.methods.relabel import check_cameras, check_target, find_labels, repeats
 from crossreid.losses import proxies
 from crossreid.losses.clusters import centroids
@@ -32,7 +32,7 @@ from crossreid.modeling.pseudo_labels import PseudoLabels
 
 def build_extractor(cfg: CfgNode) -> nn.Module:
     """The network, with weights still to be loaded."""
-    return ClusterNet(new_backbone(cfg, pretrained=False), pool=cfg.CAMERA_PROXY.POOL)
+    return ClusterNet(new_backbone(cfg, pretrained=False), pool=pooling(cfg))
 
 
 def build(cfg: CfgNode, data: Data) -> Method:
@@ -40,7 +40,7 @@ def build(cfg: CfgNode, data: Data) -> Method:
     settings, ranks = cfg.CAMERA_PROXY, data.ranks
     check_target(settings.CLUSTER, data, "CAMERA_PROXY")
     check_cameras(data, "METHOD camera_proxy", "use cluster_contrast")
-    net = ClusterNet(new_backbone(cfg), pool=settings.POOL)
+    net = ClusterNet(new_backbone(cfg), pool=pooling(cfg))
     new = [*net.pool.parameters(), *net.neck.parameters()]
     groups = [(net.backbone.parameters(), cfg.SOLVER.LR), (new, cfg.SOLVER.NEW_LR)]
     parts = training_parts(cfg, data, net, groups, static=cfg.SOLVER.ACCUMULATE == 1)

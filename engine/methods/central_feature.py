@@ -27,7 +27,12 @@ from crossreid.engine.evaluation.extraction import gather_rows
 from crossreid.engine.hardware import compiled
 from crossreid.engine.log import LOGGER
 from crossreid.engine.method import Method, TrainStep
-from crossreid.engine.methods.common import TrainingParts, training_parts
+from crossreid.engine.methods.common import (
+    TrainingParts,
+    backbone_options,
+    check_normalisation,
+    training_parts,
+)
 from crossreid.engine.methods.windows import draw_windows
 from crossreid.engine.optim import Precision
 from crossreid.losses.patch import ipfl, nearest_positive_triplet, pedal
@@ -46,7 +51,9 @@ def build_extractor(cfg: CfgNode) -> nn.Module:
 
 def build_network(cfg: CfgNode, classes: int, pretrained: str) -> PatchNet:
     options, model = cfg.CENTRAL_FEATURE, cfg.MODEL
-    backbone = build_backbone(model.BACKBONE, last_stride=model.LAST_STRIDE, pretrained=pretrained)
+    backbone = build_backbone(model.BACKBONE, pretrained=pretrained, **backbone_options(cfg))
+    if pretrained != "none":
+        check_normalisation(cfg, backbone)
     return PatchNet(
         backbone, options.PATCHES, options.PATCH_DIM, embed_dim=options.EMBED_DIM, num_classes=classes
     )

@@ -22,7 +22,13 @@ from crossreid.datasets import Batch
 from crossreid.engine.data import Data
 from crossreid.engine.evaluation.extraction import extract
 from crossreid.engine.method import Method, TrainStep
-from crossreid.engine.methods.common import TrainingParts, direct_transfer, new_backbone, training_parts
+from crossreid.engine.methods.common import (
+    TrainingParts,
+    direct_transfer,
+    new_backbone,
+    pooling,
+    training_parts,
+)
 from crossreid.engine.methods.relabel import check_target, find_labels, repeats
 from crossreid.losses.clusters import centroids, contrast
 from crossreid.modeling.cluster_memory import ClusterMemory
@@ -36,9 +42,8 @@ def build_extractor(cfg: CfgNode) -> nn.Module:
 
 
 def _network(cfg: CfgNode, *, pretrained: bool = True) -> ClusterNet:
-    settings = cfg.CLUSTER_CONTRAST
-    norm = settings.NORM if cfg.DATASETS.SOURCES else "shared"
-    return ClusterNet(new_backbone(cfg, pretrained=pretrained), pool=settings.POOL, norm=norm)
+    norm = cfg.CLUSTER_CONTRAST.NORM if cfg.DATASETS.SOURCES else "shared"
+    return ClusterNet(new_backbone(cfg, pretrained=pretrained), pool=pooling(cfg, "gem"), norm=norm)
 
 
 def build(cfg: CfgNode, data: Data) -> Method:

@@ -18,6 +18,7 @@ from crossreid.datasets import Batch
 from crossreid.engine.data import Data
 from crossreid.engine.distributed import parallel
 from crossreid.engine.errors import InputError
+from crossreid.engine.log import LOGGER
 from crossreid.engine.method import TrainStep
 from crossreid.engine.optim import Precision, build_optimizer, build_scheduler, training_precision
 from crossreid.modeling.backbones import build_backbone
@@ -97,7 +98,38 @@ def new_backbone(cfg: CfgNode, *, pretrained: bool = True) -> Any:
     """
     model = cfg.MODEL
     weights = model.PRETRAINED if pretrained and not model.WEIGHTS else "none"
-    return build_backbone(model.BACKBONE, last_stride=model.LAST_STRIDE, pretrained=weights)
+    backbone = build_backbone(model.BACKBONE, pretrained=weights, **backbone_options(cfg))
+    if weights != "none":
+        check_normalisation(cfg, backbone)
+    return backbone
+
+
+def backbone_options(cfg: CfgNode) -> dict[str, Any]:
+    """What ``build_backbone`` takes of the config beside the name and the weights."""
+    model = cfg.MODEL
+    return {
+        "last_stride": model.LAST_STRIDE,
+        "size": tuple(cfg.INPUT.SIZE),
+        "patch_stride": model.PATCH_STRIDE,
+        "drop_path": model.DROP_PATH,
+    }
+
+
+def check_normalisation(cfg: CfgNode, backbone: nn.Module) -> None:
+    """Warn where images are normalised with other numbers than the backbone's weights were trained with."""
+    known: Any = getattr(backbone, "normalisation", None)
+    given = cfg.INPUT.MEAN, cfg.INPUT.STD
+    if known and any(abs(a - b) > 0.01 for x, y in zip(known, given) for a, b in zip(x, y)):
+        mean, std = ([round(value, 4) for value in values] for values in known)
+        LOGGER.warning(
+            "MODEL.PRETRAINED %s was trained with other numbers than INPUT.MEAN %s and STD %s: set INPUT.MEAN %s "
+            "INPUT.STD %s", cfg.MODEL.PRETRAINED, *given, mean, std,
+        )  # fmt: skip
+
+
+def pooling(cfg: CfgNode, usual: str = "avg") -> str:
+    """The pooling of ``MODEL.POOLING``; auto: the method's ``usual`` one."""
+    return usual if cfg.MODEL.POOLING == "auto" else str(cfg.MODEL.POOLING)
 
 
 def identity_step(data: Data, parts: TrainingParts) -> TrainStep:

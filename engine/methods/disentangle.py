@@ -7,6 +7,7 @@ the identity/pose encoder-decoder built on it. Without a target it trains on the
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,15 +18,22 @@ from yacs.config import CfgNode
 
 from crossreid.datasets import Batch
 from crossreid.engine.data import Data
+from crossreid.engine.errors import InputError
 from crossreid.engine.hardware import compiled
 from crossreid.engine.method import Method, TrainStep
 from crossreid.engine.methods.arn_step import arn_step, redrawn
-from crossreid.engine.methods.common import TrainingParts, direct_transfer, training_parts
+from crossreid.engine.methods.common import (
+    TrainingParts,
+    backbone_options,
+    check_normalisation,
+    direct_transfer,
+    training_parts,
+)
 from crossreid.engine.methods.pictures import sheet
 from crossreid.engine.optim import Precision
 from crossreid.losses.disentangle import contrastive, mmd, orthogonality
 from crossreid.modeling.arn import AdaptationNet
-from crossreid.modeling.backbones import Backbone, TinyBackbone, build_backbone
+from crossreid.modeling.backbones import build_backbone
 from crossreid.modeling.disentangler import ANY, Disentangler, DisentanglerOutput, build_decoder
 
 
@@ -40,6 +48,7 @@ def build_network(cfg: CfgNode, num_classes: int) -> Disentangler | AdaptationNe
     pretrained = "none" if cfg.MODEL.WEIGHTS else cfg.MODEL.PRETRAINED
     arn = settings.VARIANT == "arn"
     identity = _encoder(cfg, pretrained)
+    check_sizes(cfg, identity.stride)
     channels = identity.out_channels if arn else 2 * identity.out_channels
     decoder = build_decoder(channels, identity.stride, settings.DECODER_WIDTHS, transposed=arn)
     if arn:
@@ -47,8 +56,27 @@ def build_network(cfg: CfgNode, num_classes: int) -> Disentangler | AdaptationNe
     return Disentangler(identity, {ANY: _encoder(cfg, pretrained)}, decoder, num_classes, pool=settings.POOL)
 
 
-def _encoder(cfg: CfgNode, pretrained: str) -> Backbone | TinyBackbone:
-    return build_backbone(cfg.MODEL.BACKBONE, last_stride=cfg.MODEL.LAST_STRIDE, pretrained=pretrained)
+def check_sizes(cfg: CfgNode, stride: int) -> None:
+    """Raise InputError unless the decoder gives images of ``INPUT.SIZE``."""
+    size, backbone, widths = cfg.INPUT.SIZE, cfg.MODEL.BACKBONE, cfg.DISENTANGLE.DECODER_WIDTHS
+    if any(side % stride for side in size):
+        near = [max(1, round(side / stride)) * stride for side in size]
+        raise InputError(
+            f"INPUT.SIZE {size} must be divisible by {stride}, the stride of MODEL.BACKBONE {backbone}, for METHOD "
+            f"disentangle: {near} would do"
+        )
+    if len(widths) < stride.bit_length() - 2:
+        raise InputError(
+            f"DISENTANGLE.DECODER_WIDTHS {widths} holds too few values: the stride of MODEL.BACKBONE {backbone} is "
+            f"{stride}, so that {stride.bit_length() - 2} are needed"
+        )
+
+
+def _encoder(cfg: CfgNode, pretrained: str) -> Any:
+    backbone = build_backbone(cfg.MODEL.BACKBONE, pretrained=pretrained, **backbone_options(cfg))
+    if pretrained != "none":
+        check_normalisation(cfg, backbone)
+    return backbone
 
 
 def build(cfg: CfgNode, data: Data) -> Method:

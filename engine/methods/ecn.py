@@ -26,6 +26,7 @@ from crossreid.engine.methods.common import (
     direct_transfer,
     identity_step,
     new_backbone,
+    pooling,
     training_parts,
 )
 from crossreid.losses.disentangle import mmd
@@ -48,6 +49,7 @@ def build_network(cfg: CfgNode, num_classes: int, *, pretrained: bool = True) ->
         dropout=settings.DROPOUT,
         frozen_stages=settings.FROZEN_STAGES,
         shortcut_norms=settings.SHORTCUT_NORMS,
+        pool=pooling(cfg),
     )
 
 

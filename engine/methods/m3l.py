@@ -19,6 +19,7 @@ from ignite.engine import Engine
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.optim import Optimizer
 from yacs.config import CfgNode
 
@@ -29,7 +30,7 @@ from crossreid.engine.errors import InputError, counted
 from crossreid.engine.evaluation.extraction import extract
 from crossreid.engine.log import LOGGER
 from crossreid.engine.method import Method
-from crossreid.engine.methods.common import new_backbone, training_parts
+from crossreid.engine.methods.common import new_backbone, pooling, training_parts
 from crossreid.engine.methods.m3l_inner import Parameters, inner_adam, meta_gradient
 from crossreid.engine.optim import Precision
 from crossreid.losses.triplet import batch_hard
@@ -48,16 +49,21 @@ def build_network(cfg: CfgNode, *, pretrained: bool = True) -> MetaReIDNet:
     """The network; ``M3L.STEM_RELU`` false takes the ReLU out of a ResNet's stem.
 
     Raises:
-        InputError: a backbone that has none there.
+        InputError: a backbone that has none there, or one that PyTorch cannot differentiate twice.
     """
     backbone = new_backbone(cfg, pretrained=pretrained)
+    if cfg.M3L.META and any("hardsigmoid" in type(module).__name__.lower() for module in backbone.modules()):
+        raise InputError(
+            f"METHOD m3l differentiates twice, and PyTorch cannot do so with the hard sigmoids of MODEL.BACKBONE "
+            f"{cfg.MODEL.BACKBONE}: set another, mobilenet_v2 for example"
+        )
     if not cfg.M3L.STEM_RELU:
         if not isinstance(getattr(backbone, "relu", None), nn.ReLU):
             raise InputError(
                 f"M3L.STEM_RELU false is for ResNets, not for MODEL.BACKBONE {cfg.MODEL.BACKBONE}: set true"
             )
         backbone.relu = nn.Identity()
-    return MetaReIDNet(backbone, scale=cfg.M3L.METABN_SCALE)
+    return MetaReIDNet(backbone, scale=cfg.M3L.METABN_SCALE, pool=pooling(cfg))
 
 
 def build(cfg: CfgNode, data: Data) -> Method:
@@ -65,7 +71,8 @@ def build(cfg: CfgNode, data: Data) -> Method:
     ranks = data.ranks
     check_batches(cfg, data)
     network = build_network(cfg)
-    groups = [(network.backbone.parameters(), cfg.SOLVER.LR), (network.neck.parameters(), cfg.SOLVER.NEW_LR)]
+    new = [*network.pool.parameters(), *network.neck.parameters()]
+    groups = [(network.backbone.parameters(), cfg.SOLVER.LR), (new, cfg.SOLVER.NEW_LR)]
     parts = training_parts(cfg, data, network, groups, wrap=False)
     memories = {name: FeatureMemory(d.num_identities, network.dim) for name, d in data.domains.items()}
     banks = nn.ModuleDict(memories).to(ranks.device)
@@ -133,17 +140,18 @@ class Learner:
             return self.loss(name, images[name], pids[name], params, **options)
 
         again = [partial(loss, name, {}) for name in rest] if settings.RECOMPUTE else []
-        result = meta_gradient(
-            dict(network.named_parameters()),
-            [partial(loss, name, store=slot) for slot, name in enumerate(rest)],
-            partial(loss, held, mixed=settings.METABN, lam=lam),
-            self.inner_step,
-            full=settings.META_GRADIENT == "full",
-            test_weight=settings.META_TEST_WEIGHT,
-            scale=self.loss_scale() if self.precision.scaler.is_enabled() else None,
-            again=again,
-            average=partial(averaged, ranks=self.ranks),
-        )
+        with sdpa_kernel(SDPBackend.MATH):  # the attention kernel that can be differentiated twice
+            result = meta_gradient(
+                dict(network.named_parameters()),
+                [partial(loss, name, store=slot) for slot, name in enumerate(rest)],
+                partial(loss, held, mixed=settings.METABN, lam=lam),
+                self.inner_step,
+                full=settings.META_GRADIENT == "full",
+                test_weight=settings.META_TEST_WEIGHT,
+                scale=self.loss_scale() if self.precision.scaler.is_enabled() else None,
+                again=again,
+                average=partial(averaged, ranks=self.ranks),
+            )
         self.apply(result.grads)
         total = result.train_loss + settings.META_TEST_WEIGHT * result.test_loss
         return {"loss": total, "meta_train": result.train_loss, "meta_test": result.test_loss}

@@ -7,8 +7,6 @@ import logging
 import os
 import sys
 import tempfile
-import threading
-import time
 from pathlib import Path
 
 from yacs.config import CfgNode
@@ -16,7 +14,8 @@ from yacs.config import CfgNode
 from crossreid import configs
 from crossreid.configs.overrides import set_apart
 from crossreid.engine.distributed import Nodes, connect, disconnect, parse_devices, read_nodes
-from crossreid.engine.errors import USER_ERRORS, InputError, fail, guarded
+from crossreid.engine.errors import InputError, fail, guarded
+from crossreid.engine.training import watch
 from crossreid.engine.training.stages import run_stages
 
 
@@ -76,25 +75,17 @@ def _rank(cfg: CfgNode, devices: str) -> int:
 
 
 def _worker(config: str, devices: str, folder: str) -> None:
-    """One of several ranks: a user's error goes to a file, so that the parent tells it once."""
-    threading.Thread(target=_die_with, args=(os.getppid(),), daemon=True).start()
+    """One of several ranks: what goes wrong is left in a file, so that the parent tells it once."""
+    watch.follow(Path(folder))
     cfg = CfgNode.load_cfg(config)
     cfg.freeze()
     try:
         code = _rank(cfg, devices)
-    except USER_ERRORS as error:
-        Path(folder, os.environ["RANK"]).write_text(str(error), encoding="utf-8")
-        code = 2
+    except Exception as error:
+        code = watch.report(Path(folder), error)
     if code:
         sys.stdout.flush()
         os._exit(code)
-
-
-def _die_with(parent: int) -> None:
-    """End this rank when its parent was killed: it must not go on writing checkpoints beside a resumed run."""
-    while os.getppid() == parent:
-        time.sleep(0.2)
-    os._exit(1)
 
 
 def _launch(cfg: CfgNode, devices: str, processes: int, nodes: Nodes) -> int:
@@ -109,8 +100,9 @@ def _launch(cfg: CfgNode, devices: str, processes: int, nodes: Nodes) -> int:
     from torch.distributed.elastic.rendezvous import RendezvousError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # errors are told once, below
-    with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryDirectory() as scratch:
+    for name in ("torch.distributed.elastic", "torch.multiprocessing"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # errors are told once, below
+    with tempfile.TemporaryDirectory() as folder, watch.Watch(Path(folder)) as ranks:
         launch = LaunchConfig(
             min_nodes=nodes.count,
             max_nodes=nodes.count,
@@ -121,7 +113,7 @@ def _launch(cfg: CfgNode, devices: str, processes: int, nodes: Nodes) -> int:
             run_id=cfg.NAME,
             max_restarts=0,
             monitor_interval=0.2,
-            logs_specs=DefaultLogsSpecs(log_dir=scratch),  # torch would leave a folder behind
+            logs_specs=DefaultLogsSpecs(log_dir=folder),  # torch would leave a folder behind
         )
         try:
             elastic_launch(launch, _worker)(cfg.dump(), devices, folder)
@@ -134,11 +126,9 @@ def _launch(cfg: CfgNode, devices: str, processes: int, nodes: Nodes) -> int:
                 )
             )
         except ChildFailedError as error:
-            messages = {file.read_text(encoding="utf-8") for file in sorted(Path(folder).iterdir())}
-            if messages:
-                fail(InputError("; ".join(sorted(messages))))
-            codes = {failure.exitcode for failure in error.failures.values()}
-            if codes & {130, 143}:
-                return max(codes & {130, 143})
-            raise
+            codes = {rank: failure.exitcode for rank, failure in error.failures.items()}
+            message, code = watch.explain(Path(folder), codes, ranks.ended)
+            if message:
+                watch.tell(message)
+            return code
     return 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -74,8 +75,27 @@ def test_missing_weights_name_the_file_to_place(monkeypatch: pytest.MonkeyPatch,
         build_backbone("resnet18", pretrained="imagenet")
     with pytest.raises(ModelError, match="tiny has no ImageNet weights"):
         build_backbone("tiny", pretrained="imagenet")
-    with pytest.raises(ModelError, match="IBN-Net"):
+    with pytest.raises(ModelError, match=r"resnet50 .*place https://.*resnet50-"):
         build_backbone("resnet50_ibn_a", pretrained="imagenet")
+    with pytest.raises(ModelError, match="torchvision has no ImageNet weights of osnet_x0_25"):
+        build_backbone("osnet_x0_25", pretrained="imagenet")
+
+
+def test_ibn_starts_from_the_plain_network_s_weights(
+    monkeypatch: pytest.MonkeyPatch, told: Callable[[], str]
+) -> None:
+    """What fits is copied, the instance norms and their batch-normed halves start anew, as in M3L."""
+    torch.manual_seed(0)
+    plain = torchvision.models.resnet18(weights=None).state_dict()
+    plain["layer1.0.bn1.weight"].fill_(7.0)
+    plain["layer1.0.bn2.weight"].fill_(7.0)
+    monkeypatch.setattr(torchvision.models.ResNet18_Weights, "get_state_dict", lambda *_, **__: dict(plain))
+    backbone = build_backbone("resnet18_ibn_a", pretrained="imagenet")
+    assert torch.equal(backbone.layer3[1].conv2.weight, plain["layer3.1.conv2.weight"])
+    assert torch.equal(backbone.layer1[0].bn2.weight, plain["layer1.0.bn2.weight"])
+    assert torch.equal(backbone.layer1[0].bn1.IN.weight, torch.ones(32))
+    assert torch.equal(backbone.layer1[0].bn1.BN.weight, torch.ones(32))
+    assert "loaded 76 of 112 tensors; not in the file: layer1.0.bn1.IN.weight" in told()
 
 
 def test_network_halves_and_retrieval_feature() -> None:

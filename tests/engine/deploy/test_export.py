@@ -20,6 +20,7 @@ from crossreid.engine.deploy import export as rooms
 from crossreid.engine.deploy.photos import list_photos, load_pixels
 from crossreid.engine.deploy.tracker_weights import torchreid_state
 from crossreid.engine.methods import load_method
+from crossreid.modeling import osnet
 from tests.tiny import overrides
 
 
@@ -121,6 +122,22 @@ def test_weights_that_trackers_load(domains: Path, tmp_path: Path) -> None:
     with torch.no_grad():
         assert torch.allclose(theirs.eval()(images), network.embed(images), atol=1e-5)
     assert json.loads((tmp_path / "r50.json").read_text())["architecture"] == "resnet50"
+
+
+def test_osnet_under_the_names_of_torchreid(domains: Path, tmp_path: Path) -> None:
+    """The tensors' names are those that the recording of torchreid's program has, its classifier apart."""
+    own = ("MODEL.BACKBONE", "osnet_x0_25", "MODEL.LAST_STRIDE", "1", "CAMERA_AWARE.SOURCE_EPOCHS", "0")
+    cfg = configs.load("configs/demo.yml", overrides(domains, tmp_path, *own))
+    network = load_method(cfg.METHOD).build_extractor(cfg).eval()
+    torch.save({"model": network.state_dict(), "config": cfg.dump(), "format": 1}, tmp_path / "osnet.pt")
+    out = tmp_path / "osnet.safetensors"
+    main(["export", str(tmp_path / "osnet.pt"), "--format", "safetensors", "--out", str(out)])
+    recorded = {name for name, _ in json.loads(str(np.load("tests/golden/osnet.npz")["s0_names"]))}
+    assert set(torchreid_state(out)) == {name for name in recorded if not name.startswith("classifier.")}
+    theirs = osnet.build("osnet_x0_25", torchreid_state(out)).eval()
+    images = torch.randn(2, 3, 64, 32)
+    with torch.no_grad():
+        assert torch.allclose(theirs(images), network.embed(images), atol=1e-5)
 
 
 def test_bad_input(

@@ -309,12 +309,6 @@ def test_ranks_stay_alike_in_both_phases(domains: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("more", "told"),
     [
-        (
-            ["INPUT.SIZE", "[30, 16]"],
-            r"INPUT.SIZE \[30, 16\] must be divisible by 8, .* tiny, .* \[32, 16\] would do",
-        ),
-        (["MODEL.BACKBONE", "resnet18", "MODEL.LAST_STRIDE", "2"], "must be divisible by 32, the stride of"),
-        (["MODEL.BACKBONE", "resnet18", "INPUT.SIZE", "[64, 32]"], r"DECODER_WIDTHS \[16, 8\] holds too few"),
         (["DATALOADER.INSTANCES", "0"], "needs pairs of one person: DATALOADER.INSTANCES is 0"),
         (["DISENTANGLE.VARIANT", "ARN"], "allowed are pose, arn"),
         (["DISENTANGLE.MMD_SIGMAS", "[]"], "DISENTANGLE.MMD_SIGMAS is empty"),
@@ -325,3 +319,21 @@ def test_bad_config(domains: Path, tmp_path: Path, more: list[str], told: str) -
     with pytest.raises(configs.ConfigError, match=told) as caught:
         configs.load(CONFIG, overrides(domains, tmp_path, *ADAPT, *more))
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("more", "told"),
+    [
+        (
+            ["INPUT.SIZE", "[30, 16]"],
+            r"INPUT.SIZE \[30, 16\] must be divisible by 8, .* tiny, .* \[32, 16\] would do",
+        ),
+        (["MODEL.BACKBONE", "resnet18", "MODEL.LAST_STRIDE", "2"], "must be divisible by 32, the stride of"),
+        (["MODEL.BACKBONE", "resnet18", "INPUT.SIZE", "[64, 32]"], r"DECODER_WIDTHS \[16, 8\] holds too few"),
+    ],
+)
+def test_sizes_that_the_decoder_cannot_give(
+    domains: Path, tmp_path: Path, more: list[str], told: str
+) -> None:
+    with pytest.raises(InputError, match=told):
+        build(domains, tmp_path, *ADAPT, *more)
