@@ -12,8 +12,6 @@ from crossreid.configs.errors import ConfigError
 from crossreid.configs.methods import method_config
 from crossreid.configs.schema import Key
 
-TRACKERS = ("wandb", "mlflow")  # that LOG.TRACKERS may name
-
 
 def get(cfg: CfgNode, key: str) -> Any:
     """The value of a dotted key."""
@@ -46,9 +44,6 @@ def _check_together(cfg: CfgNode) -> None:
             f"CHECKPOINT.SELECT {cfg.CHECKPOINT.SELECT} judges the target's training images: set TEST.CRITERIA and "
             "DATASETS.ADAPT true, or select last or oracle"
         )
-    for name in cfg.LOG.TRACKERS:
-        if name not in TRACKERS:
-            raise ConfigError(f"LOG.TRACKERS names {name!r}, allowed are {', '.join(TRACKERS)}")
     if not cfg.DATASETS.TARGET:
         raise ConfigError("DATASETS.TARGET is empty; name the domain to evaluate on (it may be the source)")
     if solver.WARMUP_EPOCHS > solver.EPOCHS:

@@ -96,7 +96,7 @@ def test_a_missing_package_or_an_unknown_name_is_one_line(
     with pytest.raises(ConfigError, match=r"LOG\.TRACKERS names 'tensorboard', allowed are wandb, mlflow"):
         load("configs/demo.yml", ["LOG.TRACKERS", "[wandb,tensorboard]"])
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    words = overrides(domains, tmp_path, "LOG.TRACKERS", "wandb", "CAMERA_AWARE.SOURCE_EPOCHS", "1")
     with pytest.raises(InputError, match=r'LOG.TRACKERS needs wandb: pip install "crossreid\[trackers\]"'):
-        words = ["LOG.TRACKERS", "wandb", "CAMERA_AWARE.SOURCE_EPOCHS", "1"]
-        train("configs/demo.yml", overrides(domains, tmp_path, *words))
+        train("configs/demo.yml", words)
     assert not (tmp_path / "logs").exists()
