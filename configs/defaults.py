@@ -3,15 +3,15 @@
 A YAML holds only what differs; ``configs.load`` checks types, ranges and contradictions before anything starts.
 """
 
-from crossreid.configs.schema import Section, choice, flag, names, number, numbers, text
+from crossreid.configs.schema import Section, choice, dataset, datasets, flag, number, numbers, path, text
 
 _C = Section()
 _C.NAME = text("")  # of the run and of its folders; empty: the YAML's file name
 _C.METHOD = text("camera_aware")  # a module of engine/methods, or the import path of one of yours
 _C.SEED = number(0, 0, 2**31 - 1)  # every random number comes from (SEED, step, rank)
-_C.OUTPUT_DIR = text(".")  # holds checkpoints/NAME, logs/NAME, features/
-_C.RESUME = text("")  # "": start anew | auto: checkpoints/NAME/last.pt if it is there | a checkpoint's path
-_C.FIRST_STAGE = text(
+_C.OUTPUT_DIR = path(".")  # holds checkpoints/NAME, logs/NAME, features/
+_C.RESUME = path("")  # "": start anew | auto: checkpoints/NAME/last.pt if it is there | a checkpoint's path
+_C.FIRST_STAGE = path(
     ""
 )  # YAML (its path from this YAML) of the run whose last.pt is MODEL.WEIGHTS; trained first where it is missing
 _C.IF_EXISTS = choice("refuse", "rename")  # a new run whose NAME has checkpoints; rename: NAME-2, -3, ...
@@ -22,11 +22,11 @@ _C.DETERMINISTIC = flag(
 _C.MODEL = Section()
 _C.MODEL.BACKBONE = text("resnet50")  # a name of docs/backbones.md, timm:NAME, or an import path
 _C.MODEL.LAST_STRIDE = choice(1, 2)  # of the last stage
-_C.MODEL.PRETRAINED = text("imagenet")  # imagenet | none | path of a weight file of the backbone
+_C.MODEL.PRETRAINED = path("imagenet")  # imagenet | none | path of a weight file of the backbone
 _C.MODEL.POOLING = choice("auto", "avg", "gem")  # of maps; auto: the method's. ViT: class token, or plus GeM
 _C.MODEL.PATCH_STRIDE = number(0, 0, 64)  # of a ViT, pixels between patches; 0: the patch's size, no overlap
 _C.MODEL.DROP_PATH = number(0.0, 0, 0.9)  # probability to leave out a network's last block; rises from 0
-_C.MODEL.WEIGHTS = text(
+_C.MODEL.WEIGHTS = path(
     ""
 )  # a checkpoint whose weights the whole network starts from; goes before FIRST_STAGE
 _C.MODEL.SYNC_BN = flag(False)  # batch norm over the images of all ranks (GPUs)
@@ -37,16 +37,16 @@ _C.MODEL.COMPILE = flag(
 _C.MODEL.CHECKPOINT_STAGES = number(0, 0, 4)  # stages using activation checkpointing, 0 to 4
 
 _C.DATASETS = Section()
-_C.DATASETS.ROOT = text("")  # folder of the datasets; empty: $REID_DATASETS, else ./data
-_C.DATASETS.SOURCES = names(["duke"])  # labelled domains
-_C.DATASETS.TARGET = text("market")  # unlabelled domain; identities are read for evaluation only
+_C.DATASETS.ROOT = path("")  # folder of the datasets; empty: $REID_DATASETS, else ./data
+_C.DATASETS.SOURCES = datasets(["duke"])  # labelled domains
+_C.DATASETS.TARGET = dataset("market")  # unlabelled domain; identities are read for evaluation only
 _C.DATASETS.ADAPT = flag(True)  # False: train on the sources alone, evaluate on the target
 _C.DATASETS.SUBSET = choice("labeled", "detected")  # CUHK03-NP boxes
 _C.DATASETS.TRAIN_VAL = flag(True)  # MSMT17: train with list_train + list_val
 _C.DATASETS.TRAIN_ALL = flag(False)  # MSMT17: train with all four lists (126,441 images), as PAUL's stage 1
 _C.DATASETS.STRICT = flag(False)  # counts that differ from the published ones: True error, False warning
 _C.DATASETS.CACHE = choice("auto", "ram", "disk", "off")  # decoded images (decode in every epoch)
-_C.DATASETS.CACHE_DIR = text("")  # empty: ~/.cache/crossreid/images
+_C.DATASETS.CACHE_DIR = path("")  # empty: ~/.cache/crossreid/images
 _C.DATASETS.ON_CORRUPT = choice("error", "skip")  # images that do not decode
 
 _C.DATASETS.SYNTHETIC = Section()  # size of the built-in domains (synthetic:summer, :winter, :night, :indoor)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from yacs.config import CfgNode
 
 from crossreid.configs.errors import ConfigError
-from crossreid.configs.schema import Section, choice, flag, number, numbers, text
+from crossreid.configs.schema import Section, choice, flag, number, numbers, path
 from crossreid.configs.shared_checks import one_source, source_and_target
 
 SECTION = "DISENTANGLE"
@@ -30,7 +30,7 @@ KEYS.ORTHOGONALITY = choice("cosine", "original")  # cosine: squared cosine | or
 KEYS.CTR_MARGIN = number(2.0, 0, 1e6)  # on the squared distance divided by the number of features
 KEYS.MMD_SIGMAS = numbers([1.0, 2.0, 10.0], 0.001, 10000.0)  # widths of the discrepancy's kernels
 KEYS.MMD_UNIT = flag(True)  # on L2-normalised features; false: as they are, as published
-KEYS.MASK_DIR = text("")  # foreground: MASK_DIR/<dataset>/<image>.png, grey; empty: whole images
+KEYS.MASK_DIR = path("")  # foreground: MASK_DIR/<dataset>/<image>.png, grey; empty: whole images
 KEYS.GRID = number(
     6, 0, 32
 )  # images of each domain in the pictures drawn at every evaluation; 0: no pictures

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from crossreid.configs.errors import ConfigError
 from crossreid.configs.flat import is_flat, translate
 from crossreid.configs.methods import method_config, method_names
 from crossreid.configs.overrides import pairs
+from crossreid.configs.paths import expand, expand_all
 from crossreid.configs.reading import FAULTS, read_yaml, shown
 from crossreid.configs.schema import Key, Section
 from crossreid.configs.values import cast
@@ -46,7 +46,7 @@ def load(path: str | Path | None, overrides: list[str] | None = None) -> CfgNode
     keys = schema.keys()
     _merge(cfg, values, str(path), keys)
     if path is not None and cfg.FIRST_STAGE:
-        cfg.FIRST_STAGE = str(Path(path).parent / Path(cfg.FIRST_STAGE).expanduser())
+        cfg.FIRST_STAGE = str(Path(path).parent / expand("FIRST_STAGE", cfg.FIRST_STAGE))
     if path is not None and not cfg.NAME:
         cfg.NAME = _run_name(Path(path))
     for key, value in given:
@@ -113,8 +113,9 @@ def restore(
 
 
 def _finish(cfg: CfgNode, schema: Section) -> None:
-    cfg.OUTPUT_DIR = os.path.expanduser(cfg.OUTPUT_DIR)  # noqa: PTH111 - pathlib raises where ~name is nobody's
-    check(cfg, schema.keys())
+    keys = schema.keys()
+    expand_all(cfg, keys)
+    check(cfg, keys)
     cfg.freeze()
 
 

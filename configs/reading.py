@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from crossreid.configs.errors import ConfigError
+from crossreid.configs.paths import expand
 
 BASE = "_BASE_"
 LARGEST = 2**20  # bytes of a config file
@@ -103,7 +104,7 @@ def _read(path: Path, above: list[Path]) -> dict[str, Any]:
     if not isinstance(base, str) or not base:
         raise ConfigError(f"{BASE} in {path} must be the path of a YAML file, got {shown(base)}")
     chain = [*above, path.resolve()]
-    inherited = path.parent / Path(base).expanduser()
+    inherited = path.parent / expand(f"_BASE_ in {path}", str(base))
     if inherited.resolve() in chain:
         names = " -> ".join(file.name for file in [*chain, inherited])
         raise ConfigError(f"{BASE}: these files inherit from each other: {names}")

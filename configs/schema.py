@@ -18,11 +18,16 @@ from crossreid.configs.errors import ConfigError
 
 @dataclass(frozen=True)
 class Key:
-    """A key's default and its rule: ``rule(value)`` says what is wrong with a value, or nothing."""
+    """A key's default and its rule: ``rule(value)`` says what is wrong with a value, or nothing.
+
+    Args:
+        kind: ``path`` or ``dataset`` where ``~`` and ``$VAR`` of the value are expanded, see ``configs.paths``.
+    """
 
     default: Any
     rule: Callable[[Any], str | None]
     allowed: tuple[Any, ...] = ()
+    kind: str = ""
 
     def check(self, name: str, value: Any) -> None:
         """Raise ConfigError if the value is not allowed; its type is the default's already."""
@@ -90,9 +95,19 @@ def text(default: str) -> Key:
     return Key(default, _unprintable)
 
 
-def names(default: list[str]) -> Key:
-    """A list of texts."""
-    return Key(default, lambda value: next(filter(None, map(_unprintable, value)), None))
+def path(default: str) -> Key:
+    """A file or folder."""
+    return Key(default, _unprintable, kind="path")
+
+
+def dataset(default: str) -> Key:
+    """A dataset's name, which may end in a path: ``csv:~/images.csv``."""
+    return Key(default, _unprintable, kind="dataset")
+
+
+def datasets(default: list[str]) -> Key:
+    """A list of datasets' names."""
+    return Key(default, lambda value: next(filter(None, map(_unprintable, value)), None), kind="dataset")
 
 
 class Section:

@@ -136,6 +136,25 @@ def dataset_root(cfg: CfgNode) -> str:
     return cfg.DATASETS.ROOT or os.environ.get("REID_DATASETS", "") or "data"
 
 
+def with_absolute_data(cfg: CfgNode) -> CfgNode:
+    """The config with the paths of its datasets written out, so that it finds them from any folder."""
+    root, fixed = os.path.abspath(dataset_root(cfg)), cfg.clone()  # noqa: PTH100 - links stay as they are
+
+    def written_out(name: str) -> str:
+        kind, _, place = name.partition(":")
+        if not place or kind == "synthetic":
+            return name
+        below = place if os.path.exists(place) else os.path.join(root, place)  # noqa: PTH110, PTH118
+        return f"{kind}:{os.path.abspath(below)}"  # noqa: PTH100
+
+    fixed.defrost()
+    fixed.DATASETS.ROOT = root
+    fixed.DATASETS.SOURCES = [written_out(name) for name in cfg.DATASETS.SOURCES]
+    fixed.DATASETS.TARGET = written_out(cfg.DATASETS.TARGET)
+    fixed.freeze()
+    return fixed
+
+
 def read(cfg: CfgNode, name: str) -> Splits:
     """The splits of one dataset as the config wants them."""
     options = cfg.DATASETS

@@ -8,7 +8,7 @@ from torch import nn
 from yacs.config import CfgNode
 
 from crossreid import configs
-from crossreid.engine.checkpoint import check_format
+from crossreid.engine.checkpoint import check_format, restored_config
 from crossreid.engine.errors import InputError
 from crossreid.engine.log import LOGGER
 from crossreid.engine.methods import load_method
@@ -31,7 +31,7 @@ def load_extractor(path: Path, config: str | None, overrides: list[str]) -> tupl
     if config is not None:
         cfg = configs.load(config, overrides)
     else:
-        cfg, unknown = configs.restore(content["config"], overrides)
+        cfg, unknown = restored_config(content["config"], overrides, str(path))
         if unknown:
             LOGGER.warning("%s: keys of another version are left out: %s", path, ", ".join(unknown))
     extractor = load_method(cfg.METHOD).build_extractor(cfg)

@@ -12,6 +12,7 @@ from yacs.config import CfgNode
 
 from crossreid import configs
 from crossreid.configs.overrides import pairs
+from crossreid.engine.checkpoint import restored_config
 from crossreid.engine.data import read
 from crossreid.engine.distributed import parse_devices
 from crossreid.engine.errors import InputError
@@ -59,6 +60,7 @@ def adapt_config(cameras: str, origin: str, devices: str, overrides: list[str]) 
     if text is not None:
         wanted |= {
             "MODEL.WEIGHTS": str(Path(origin).expanduser().resolve()),
+            "DATASETS.ROOT": base.DATASETS.ROOT or "''",
             "SOLVER.EPOCHS": EPOCHS,
             "SOLVER.STEPS": [EPOCHS - 2],
             "SOLVER.WARMUP_EPOCHS": 0,
@@ -97,7 +99,7 @@ def _base(origin: str) -> tuple[CfgNode, str | None]:
         raise InputError(
             f"--from {origin} holds no config: give a YAML and its weights, --from CONFIG MODEL.WEIGHTS {origin}"
         )
-    return configs.restore(text, origin=origin)[0], text
+    return restored_config(text, [], origin)[0], text
 
 
 def _merged(origin: str, text: str | None, wanted: dict[str, Any], own: dict[str, Any]) -> CfgNode:

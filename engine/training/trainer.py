@@ -11,9 +11,10 @@ from ignite.engine import Engine
 from yacs.config import CfgNode
 
 from crossreid.engine import checkpoint
-from crossreid.engine.data import Data, build_data, build_target_evaluation
+from crossreid.engine.data import Data, build_data, build_target_evaluation, with_absolute_data
 from crossreid.engine.distributed import Ranks, StopRequest, agree, barrier, unwrap
 from crossreid.engine.errors import InputError
+from crossreid.engine.files import remove_stale
 from crossreid.engine.hardware import prepare_backbones, set_arithmetic
 from crossreid.engine.identity import check_same_images, claim, digest
 from crossreid.engine.log import LOGGER, Recorder, setup_text
@@ -53,7 +54,7 @@ def run(cfg: CfgNode, ranks: Ranks) -> None:
     state = {**method.state, "progress": progress}
     done, length = _restore(cfg, ranks, data, state, resume), len(data.streams)
     if ranks.first:
-        (logs / "config.yml").write_text(cfg.dump(), encoding="utf-8")
+        (logs / "config.yml").write_text(with_absolute_data(cfg).dump(), encoding="utf-8")
         introduce(cfg, ranks, data, target, resume, done)
     own = resume is not None and resume.resolve().parent == saved.resolve()
     recorder = Recorder(
@@ -96,6 +97,7 @@ def _make_folders(cfg: CfgNode, ranks: Ranks, folders: tuple[Path, ...]) -> None
         try:
             for folder in folders:
                 folder.mkdir(parents=True, exist_ok=True)
+                remove_stale(folder)
             (folders[0] / "train.log").open("a").close()
         except OSError as error:
             raise InputError(f"cannot write below OUTPUT_DIR {cfg.OUTPUT_DIR!r}: {error}") from None
@@ -135,7 +137,7 @@ def _load(cfg: CfgNode, ranks: Ranks, data: Data, state: dict[str, Any], path: P
         )
     checkpoint.restore(state, content, origin)
     if "rank_buffers" in content:
-        checkpoint.restore_buffers(state["model"], content["rank_buffers"], ranks)
+        checkpoint.restore_buffers(state["model"], content["rank_buffers"], ranks, origin)
     return int(content["engine"]["iteration"])
 
 
@@ -157,17 +159,17 @@ def _save(
             **checkpoint.collect(state),
             "engine": {"iteration": engine.state.iteration, "epoch_length": engine.state.epoch_length},
             "method": cfg.METHOD,
-            "config": cfg.dump(),
+            "config": with_absolute_data(cfg).dump(),
             "format": checkpoint.FORMAT,
             "images": images,
         }
         if buffers is not None:
             content["rank_buffers"] = buffers
-        for name in also:  # before last.pt: a run that stops in between goes on from before this choice
+        numbered = cfg.CHECKPOINT.N_SAVED and not mid_epoch
+        names = [*also, *([f"epoch-{engine.state.epoch:05d}.pt"] if numbered else []), "last.pt"]
+        for name in names:  # last.pt last: a run that stops in between goes on from before the others
             checkpoint.save(folder / name, content)
-        checkpoint.save(folder / "last.pt", content)
-        if cfg.CHECKPOINT.N_SAVED and not mid_epoch:
-            checkpoint.save(folder / f"epoch-{engine.state.epoch:05d}.pt", content)
+        if numbered:
             for old in sorted(folder.glob("epoch-*.pt"))[: -cfg.CHECKPOINT.N_SAVED]:
-                old.unlink()
+                old.unlink(missing_ok=True)
     barrier(ranks)

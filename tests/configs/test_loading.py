@@ -98,6 +98,31 @@ def test_the_home_folder_in_output_dir(monkeypatch: pytest.MonkeyPatch) -> None:
     assert load(None, ["OUTPUT_DIR", "~/runs"]).OUTPUT_DIR == "/home/ada/runs"
 
 
+def test_home_and_variables_in_paths(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/ada")
+    monkeypatch.setenv("SCRATCH", "/fast")
+    given = ["DATASETS.ROOT", "$SCRATCH/data", "DATASETS.SOURCES", "[market, 'csv:~/a.csv']"]
+    given += ["DATASETS.TARGET", "cameras:${SCRATCH}/mine", "MODEL.WEIGHTS", "~/$SCRATCH.pt", "METHOD", "m3l"]
+    cfg = load(None, [*given, "DATASETS.ADAPT", "false", "DATALOADER.INSTANCES", "4"])
+    assert (cfg.DATASETS.ROOT, cfg.DATASETS.TARGET) == ("/fast/data", "cameras:/fast/mine")
+    assert cfg.DATASETS.SOURCES == ["market", "csv:/home/ada/a.csv"]
+    assert cfg.MODEL.WEIGHTS == "/home/ada//fast.pt"
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("DATASETS.ROOT", "/x/$NOWHERE_SET/data", ["DATASETS.ROOT", "no variable NOWHERE_SET"]),
+        ("DATASETS.TARGET", "csv:${NOWHERE_SET}/a.csv", ["DATASETS.TARGET", "NOWHERE_SET"]),
+        ("OUTPUT_DIR", "~nobody-of-this-name/runs", ["OUTPUT_DIR", "no home folder of ~nobody-of-this-name"]),
+    ],
+)
+def test_unknown_variables_and_users_are_refused(key: str, value: str, words: list[str]) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load(None, [key, value])
+    assert all(word in str(caught.value) for word in words)
+
+
 def test_missing_file_names_the_nearest() -> None:
     with pytest.raises(
         ConfigError, match=r"no config file configs/duke2markt\.yml; did you mean configs/duke2market\.yml"

@@ -10,7 +10,9 @@ import pytest
 import torch
 
 from crossreid import configs
+from crossreid.engine.data import with_absolute_data
 from crossreid.engine.evaluate import load_extractor, main
+from crossreid.engine.log import LOGGER
 from crossreid.modeling.weights import read_checkpoint
 from tests.tiny import overrides, train
 
@@ -141,3 +143,45 @@ def test_bad_input(
     assert error.startswith("error: ")
     for word in words:
         assert word in error
+
+
+def test_a_checkpoint_finds_its_data_from_any_folder(
+    trained: Path,
+    domains: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    saved = read_checkpoint(trained / "checkpoints/demo/last.pt")
+    assert str(domains) == configs.restore(saved["config"])[0].DATASETS.ROOT
+    saved["config"] = saved["config"].replace(str(domains), str(tmp_path / "gone"))
+    torch.save(saved, tmp_path / "moved.pt")
+    (tmp_path / "data").symlink_to(domains)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("REID_DATASETS", raising=False)
+    monkeypatch.setattr(LOGGER, "propagate", True)
+    assert load_extractor(tmp_path / "moved.pt", None, [])[0].DATASETS.ROOT == ""  # ./data
+    assert f"data in {tmp_path / 'gone'}, which is not here: looking in data" in caplog.text
+    caplog.clear()
+    given = ["DATASETS.ROOT", str(domains)]
+    assert str(domains) == load_extractor(tmp_path / "moved.pt", None, given)[0].DATASETS.ROOT
+    assert "not here" not in caplog.text
+
+
+def test_paths_of_data_are_written_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.csv").touch()
+    given = ["DATASETS.SOURCES", "['csv:mine.csv', 'folder:below']", "DATASETS.TARGET", "synthetic:winter"]
+    given += [
+        "DATASETS.ROOT",
+        "sets",
+        "METHOD",
+        "m3l",
+        "DATASETS.ADAPT",
+        "false",
+        "DATALOADER.INSTANCES",
+        "4",
+    ]
+    cfg = with_absolute_data(configs.load(None, given))
+    assert [f"csv:{tmp_path}/mine.csv", f"folder:{tmp_path}/sets/below"] == cfg.DATASETS.SOURCES
+    assert (f"{tmp_path}/sets", "synthetic:winter") == (cfg.DATASETS.ROOT, cfg.DATASETS.TARGET)
