@@ -17,9 +17,10 @@ from crossreid.engine.errors import InputError
 from crossreid.engine.files import remove_stale
 from crossreid.engine.hardware import prepare_backbones, set_arithmetic
 from crossreid.engine.identity import check_same_images, claim, digest
-from crossreid.engine.log import LOGGER, Recorder, setup_text
+from crossreid.engine.log import LOGGER, Means, Recorder, setup_text
 from crossreid.engine.method import Method
 from crossreid.engine.methods import load_method
+from crossreid.engine.trackers import Trackers, need_trackers
 from crossreid.engine.training.handlers import Handlers, Monitor
 from crossreid.engine.training.prefetch import on_device
 from crossreid.engine.training.summary import conclude, introduce, write_page
@@ -38,6 +39,7 @@ def run(cfg: CfgNode, ranks: Ranks) -> None:
     logs, saved = (Path(cfg.OUTPUT_DIR) / name / cfg.NAME for name in ("logs", "checkpoints"))
     if resume:
         checkpoint.check_resume(cfg, resume)
+    need_trackers(cfg.LOG.TRACKERS)
     _make_folders(cfg, ranks, (logs, saved))
     setup_text(logs / "train.log" if ranks.first else None, quiet=not ranks.first)
     set_arithmetic(cfg)
@@ -51,19 +53,22 @@ def run(cfg: CfgNode, ranks: Ranks) -> None:
     if not resume:
         _load_weights(cfg, method)
     prepare_backbones(cfg, method.state["model"], ranks.device)
-    state = {**method.state, "progress": progress}
-    done, length = _restore(cfg, ranks, data, state, resume), len(data.streams)
+    state, means = {**method.state, "progress": progress}, Means()
+    done, length = _restore(cfg, ranks, data, state, means, resume), len(data.streams)
     if ranks.first:
         (logs / "config.yml").write_text(with_absolute_data(cfg).dump(), encoding="utf-8")
         introduce(cfg, ranks, data, target, resume, done)
     own = resume is not None and resume.resolve().parent == saved.resolve()
     recorder = Recorder(
-        logs if ranks.first else None, tensorboard=cfg.LOG.TENSORBOARD, after=done if own else 0
+        logs if ranks.first else None,
+        tensorboard=cfg.LOG.TENSORBOARD,
+        after=done if own else 0,
+        trackers=Trackers(cfg.LOG.TRACKERS, cfg, logs, resumed=own) if ranks.first else None,
     )
-    monitor = Monitor(cfg, data, method, recorder, done)
+    monitor = Monitor(cfg, data, method, recorder, done, means)
     evaluation = TargetEvaluation(cfg, method.extractor, target, data, recorder, progress)
     images = {name: digest(domain.images.split) for name, domain in data.domains.items()}
-    stop, save = StopRequest(ranks), partial(_save, cfg, ranks, saved, state, images)
+    stop, save = StopRequest(ranks), partial(_save, cfg, ranks, saved, state, means, images)
 
     engine = Engine(method.train_step)
     engine.logger.disabled = True  # its errors reach the user once, from the entry point
@@ -113,9 +118,11 @@ def _load_weights(cfg: CfgNode, method: Method) -> None:
         )
 
 
-def _restore(cfg: CfgNode, ranks: Ranks, data: Data, state: dict[str, Any], path: Path | None) -> int:
+def _restore(
+    cfg: CfgNode, ranks: Ranks, data: Data, state: dict[str, Any], means: Means, path: Path | None
+) -> int:
     """Load a run's state; returns its finished steps (0 for a new run), the same on all ranks."""
-    done = _load(cfg, ranks, data, state, path) if path else 0
+    done = _load(cfg, ranks, data, state, means, path) if path else 0
     if not agree(done, ranks):
         raise InputError(
             "RESUME: the processes found different checkpoints; all machines must share OUTPUT_DIR"
@@ -123,7 +130,7 @@ def _restore(cfg: CfgNode, ranks: Ranks, data: Data, state: dict[str, Any], path
     return done
 
 
-def _load(cfg: CfgNode, ranks: Ranks, data: Data, state: dict[str, Any], path: Path) -> int:
+def _load(cfg: CfgNode, ranks: Ranks, data: Data, state: dict[str, Any], means: Means, path: Path) -> int:
     content, origin = checkpoint.check_resume(cfg, path), f"RESUME {path}"
     images = {name: domain.images.split for name, domain in data.domains.items()}
     saved = content.get("images", {})
@@ -136,6 +143,8 @@ def _load(cfg: CfgNode, ranks: Ranks, data: Data, state: dict[str, Any], path: P
             "size and DATALOADER.ITERS_PER_EPOCH"
         )
     checkpoint.restore(state, content, origin)
+    if "means" in content and ranks.first:  # the rows are the first rank's
+        checkpoint.restore({"means": means}, content, origin)
     if "rank_buffers" in content:
         checkpoint.restore_buffers(state["model"], content["rank_buffers"], ranks, origin)
     return int(content["engine"]["iteration"])
@@ -146,6 +155,7 @@ def _save(
     ranks: Ranks,
     folder: Path,
     state: dict[str, Any],
+    means: Means,
     images: dict[str, str],
     engine: Engine,
     *,
@@ -164,7 +174,7 @@ def _save(
             "images": images,
         }
         if buffers is not None:
-            content["rank_buffers"] = buffers
+            content |= {"rank_buffers": buffers, "means": means.state_dict()}
         numbered = cfg.CHECKPOINT.N_SAVED and not mid_epoch
         names = [*also, *([f"epoch-{engine.state.epoch:05d}.pt"] if numbered else []), "last.pt"]
         for name in names:  # last.pt last: a run that stops in between goes on from before the others
