@@ -23,7 +23,8 @@ from crossreid.engine.evaluation.ranklist import draw_rank_list
 from crossreid.engine.evaluation.report import percent, write_metrics
 from crossreid.engine.evaluation.retrieval import Features, Retrieval, evaluate
 from crossreid.engine.fitting import history_misfit
-from crossreid.engine.log import LOGGER, Recorder
+from crossreid.engine.log import LOGGER
+from crossreid.engine.recorder import Recorder
 
 
 @dataclass
@@ -173,5 +174,9 @@ class TargetEvaluation:
         if not (self.cfg.LOG.RANK_LIST and self.ranks.first and self.features):
             return False
         features = normalize_sets(*self.features) if self.options.camera_norm else self.features
-        draw_rank_list(path, *features, queries=self.cfg.LOG.RANK_LIST)
+        try:
+            draw_rank_list(path, *features, queries=self.cfg.LOG.RANK_LIST)
+        except OSError as error:  # a full disk, or an image that is gone
+            LOGGER.warning("no rank list: %s", error)
+            return False
         return True
