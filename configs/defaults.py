@@ -3,7 +3,18 @@
 A YAML holds only what differs; ``configs.load`` checks types, ranges and contradictions before anything starts.
 """
 
-from crossreid.configs.schema import Section, choice, dataset, datasets, flag, number, numbers, path, text
+from crossreid.configs.schema import (
+    Section,
+    choice,
+    choices,
+    dataset,
+    datasets,
+    flag,
+    number,
+    numbers,
+    path,
+    text,
+)
 
 _C = Section()
 _C.NAME = text("")  # of the run and of its folders; empty: the YAML's file name
@@ -150,5 +161,6 @@ _C.CHECKPOINT.N_SAVED = number(0, 0, 1e6)  # numbered checkpoints to keep beside
 _C.LOG = Section()
 _C.LOG.PERIOD = number(50, 1, 1e9)  # steps between lines; losses are read from the device only then
 _C.LOG.TENSORBOARD = flag(True)  # write event files to logs/NAME/tensorboard
+_C.LOG.TRACKERS = choices("wandb", "mlflow")  # also record there (needs the extra trackers)
 _C.LOG.RANK_LIST = number(8, 0, 100)  # queries drawn with their top 10 after training; 0: no picture
 _C.LOG.REPORT = flag(False)  # write logs/NAME/report.html at the end (needs the extra report)

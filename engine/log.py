@@ -123,10 +123,8 @@ class _File(logging.FileHandler):
             super().handleError(record)
         elif not self.failed:
             self.failed = True
-            print(
-                f"warning: {self.baseFilename} cannot be written, its lines wait for room: {error}",
-                file=sys.stderr,
-            )  # noqa: T201
+            text = f"warning: {self.baseFilename} cannot be written, its lines wait for room: {error}"
+            print(text, file=sys.stderr)  # noqa: T201
 
 
 class _Screen(logging.StreamHandler):

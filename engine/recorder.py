@@ -8,7 +8,7 @@ import threading
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from PIL import Image
@@ -18,6 +18,14 @@ from crossreid.engine.files import write_whole
 from crossreid.engine.log import LOGGER
 
 
+class Tracker(Protocol):
+    """Takes the numbers of a run, beside the files."""
+
+    def add(self, step: int, values: Mapping[str, float]) -> None: ...
+
+    def close(self) -> None: ...
+
+
 class Recorder:
     """Writes numbers as JSON lines and to TensorBoard; on ranks other than the first it does nothing.
 
@@ -25,9 +33,14 @@ class Recorder:
         folder: of the run's logs; None records nothing.
         tensorboard: also write event files there.
         after: on resuming, drop recorded lines of steps above this one, so that none appears twice.
+        trackers: also take the numbers; closed with this recorder.
     """
 
-    def __init__(self, folder: Path | None, *, tensorboard: bool, after: int = 0) -> None:
+    def __init__(
+        self, folder: Path | None, *, tensorboard: bool, after: int = 0, trackers: Tracker | None = None
+    ) -> None:
+        self._trackers = trackers
+        self.folder = folder
         self._lines: Lines | None = None
         self._writer: Any = None
         self._pictures = folder and folder / "pictures"
@@ -54,6 +67,8 @@ class Recorder:
                     self._writer.add_scalar(name, value, step)
             except OSError as error:
                 self._give_up(error)
+        if self._trackers is not None:
+            self._trackers.add(step, values)
 
     def draw(self, step: int, epoch: int, pictures: Mapping[str, torch.Tensor]) -> None:
         """Keep pictures, uint8 [3, H, W] by name, as ``pictures/<name>-<epoch>.png`` and in TensorBoard."""
@@ -80,6 +95,8 @@ class Recorder:
                 self._writer.close()
             except OSError as error:
                 self._give_up(error)
+        if self._trackers is not None:
+            self._trackers.close()
 
     def _give_up(self, error: OSError) -> None:
         """TensorBoard's thread has ended: no more for it in this run."""

@@ -13,6 +13,7 @@ from torch import nn
 from yacs.config import CfgNode
 
 from crossreid.engine.data import Data, Evaluation
+from crossreid.engine.errors import InputError
 from crossreid.engine.evaluation import criteria
 from crossreid.engine.evaluation.camera_norm import normalize_sets
 from crossreid.engine.evaluation.clusters import ClusterOptions
@@ -134,11 +135,11 @@ class TargetEvaluation:
         self._tell(epoch, title, result)
         if self.recorder.folder is not None:
             file = self.recorder.folder / "metrics.json"  # of this run's last evaluation alone
-            file.unlink(missing_ok=True)
-            write_metrics(
-                file, self.cfg.NAME, {"plain": result},
-                dataset=self.target.name, epoch=epoch, title=title, metric=self.options.metric,
-            )  # fmt: skip
+            about = {"dataset": self.target.name, "epoch": epoch, "title": title}
+            try:
+                write_metrics(file, self.cfg.NAME, {"plain": result}, **about, metric=self.options.metric)
+            except InputError as error:  # a full disk: the run goes on
+                LOGGER.warning("%s", error)
         return values
 
     @property

@@ -21,6 +21,7 @@ from crossreid.engine.log import LOGGER, Means, setup_text
 from crossreid.engine.method import Method
 from crossreid.engine.methods import load_method
 from crossreid.engine.recorder import Recorder
+from crossreid.engine.trackers import Trackers, need_trackers
 from crossreid.engine.training.handlers import Handlers, Monitor
 from crossreid.engine.training.prefetch import on_device
 from crossreid.engine.training.summary import conclude, introduce, write_page
@@ -39,6 +40,7 @@ def run(cfg: CfgNode, ranks: Ranks) -> None:
     logs, saved = (Path(cfg.OUTPUT_DIR) / name / cfg.NAME for name in ("logs", "checkpoints"))
     if resume:
         checkpoint.check_resume(cfg, resume)
+    need_trackers(cfg.LOG.TRACKERS)
     _make_folders(cfg, ranks, (logs, saved))
     setup_text(logs / "train.log" if ranks.first else None, quiet=not ranks.first)
     set_arithmetic(cfg)
@@ -59,7 +61,10 @@ def run(cfg: CfgNode, ranks: Ranks) -> None:
         introduce(cfg, ranks, data, target, resume, done)
     own = resume is not None and resume.resolve().parent == saved.resolve()
     recorder = Recorder(
-        logs if ranks.first else None, tensorboard=cfg.LOG.TENSORBOARD, after=done if own else 0
+        logs if ranks.first else None,
+        tensorboard=cfg.LOG.TENSORBOARD,
+        after=done if own else 0,
+        trackers=Trackers(cfg.LOG.TRACKERS, cfg, logs, resumed=own) if ranks.first else None,
     )
     monitor = Monitor(cfg, data, method, recorder, done, means)
     evaluation = TargetEvaluation(cfg, method.extractor, target, data, recorder, progress)
