@@ -3,7 +3,18 @@
 A YAML holds only what differs; ``configs.load`` checks types, ranges and contradictions before anything starts.
 """
 
-from crossreid.configs.schema import Section, choice, dataset, datasets, flag, number, numbers, path, text
+from crossreid.configs.schema import (
+    Section,
+    choice,
+    choices,
+    dataset,
+    datasets,
+    flag,
+    number,
+    numbers,
+    path,
+    text,
+)
 
 _C = Section()
 _C.NAME = text("")  # of the run and of its folders; empty: the YAML's file name
@@ -98,6 +109,9 @@ _C.SOLVER = Section()
 _C.SOLVER.OPTIMIZER = choice("sgd", "adam", "adamw")
 _C.SOLVER.LR = number(0.01, 0, 1000)  # of the backbone
 _C.SOLVER.NEW_LR = number(0.05, 0, 1000)  # of randomly initialised layers
+_C.SOLVER.LAYER_DECAY = number(
+    1.0, 0.1, 1
+)  # a layer of the backbone learns at this share of the next one's rate
 _C.SOLVER.MOMENTUM = number(0.9, 0, 1)  # sgd
 _C.SOLVER.NESTEROV = flag(False)  # sgd
 _C.SOLVER.WEIGHT_DECAY = number(5e-4, 0, 10)  # of all parameters
@@ -150,5 +164,6 @@ _C.CHECKPOINT.N_SAVED = number(0, 0, 1e6)  # numbered checkpoints to keep beside
 _C.LOG = Section()
 _C.LOG.PERIOD = number(50, 1, 1e9)  # steps between lines; losses are read from the device only then
 _C.LOG.TENSORBOARD = flag(True)  # write event files to logs/NAME/tensorboard
+_C.LOG.TRACKERS = choices("wandb", "mlflow")  # also record there (needs the extra trackers)
 _C.LOG.RANK_LIST = number(8, 0, 100)  # queries drawn with their top 10 after training; 0: no picture
 _C.LOG.REPORT = flag(False)  # write logs/NAME/report.html at the end (needs the extra report)

@@ -77,6 +77,16 @@ def choice(default: Any, *others: Any) -> Key:
     return Key(default, rule, allowed)
 
 
+def choices(*allowed: str) -> Key:
+    """Any number of some words, by default none of them."""
+
+    def rule(value: list[str]) -> str | None:
+        wrong = [word for word in value if word not in allowed]
+        return f"names {wrong[0][:80]!r}, allowed are {', '.join(allowed)}" if wrong else None
+
+    return Key([], rule, allowed)
+
+
 def _unprintable(value: str) -> str | None:
     """What is wrong with a text that no file's name could hold."""
     wrong = [c for c in value if ord(c) < 32 or 0xD800 <= ord(c) <= 0xDFFF]

@@ -201,6 +201,10 @@ class Streams:
         if running:
             self.start(self.iteration)
 
+    def add(self, name: str, dataset: Shown, sampler: Sampler) -> None:
+        """One more dataset, before the first batch."""
+        self._sources[name] = (dataset, sampler)
+
     def start(self, iteration: int = 0) -> None:
         """Begin (again) with the batch of this global iteration, counted from 0; bounded streams wait to be asked."""
         self.close()

@@ -10,12 +10,16 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 from yacs.config import CfgNode
 
 from crossreid import configs
 from crossreid.configs.overrides import pairs
 from crossreid.engine.distributed import Ranks, unwrap
 from crossreid.engine.errors import InputError
+from crossreid.engine.files import write_whole
+from crossreid.engine.fitting import kind, misfit, optimizer_misfit, scheduler_misfit
 from crossreid.engine.identity import check_same_run
 from crossreid.engine.log import LOGGER
 from crossreid.modeling.weights import first_line, load_network, read_checkpoint, state_dict_of
@@ -30,17 +34,12 @@ def save(path: Path, content: Mapping[str, Any]) -> None:
     Raises:
         InputError: a full disk or a folder that cannot be written.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
-            torch.save(dict(content), file)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        write_whole(path, lambda file: torch.save(dict(content), file))
     except (OSError, RuntimeError) as error:
-        temporary.unlink(missing_ok=True)
-        raise InputError(f"cannot write {path} ({error}): free some space or change OUTPUT_DIR") from None
+        raise InputError(
+            f"cannot write {path} ({first_line(error)}): free some space or change OUTPUT_DIR"
+        ) from None
 
 
 def collect(state: Mapping[str, Any]) -> dict[str, Any]:
@@ -66,15 +65,31 @@ def restore(state: Mapping[str, Any], content: Mapping[str, Any], origin: str) -
             raise InputError(
                 f"{origin} holds no {name}: it was not written by this method, use MODEL.WEIGHTS for it"
             )
+        saved, where = content[name], f"{origin} ({name})"
         if isinstance(item, nn.Module):
-            load_network(unwrap(item), content[name], f"{origin} ({name})")
-        else:
-            try:
-                item.load_state_dict(content[name])
-            except (ValueError, KeyError, RuntimeError, TypeError, AttributeError) as error:
-                raise InputError(
-                    f"{origin}: its {name} does not fit this run ({first_line(error)})"
-                ) from None
+            if not isinstance(saved, Mapping):
+                raise InputError(f"{where}: it is {kind(saved)}, not a mapping: it is damaged")
+            load_network(unwrap(item), saved, where)
+            continue
+        if found := _misfit(item, saved):
+            raise InputError(f"{where} does not fit this run: {found}")
+        if isinstance(item, LRScheduler):  # it would take any name for an attribute of its own
+            saved = {key: saved[key] for key in item.state_dict() if key in saved}
+        try:
+            item.load_state_dict(saved)
+        except (ValueError, KeyError, RuntimeError, TypeError, AttributeError) as error:
+            raise InputError(f"{where} does not fit this run ({first_line(error)})") from None
+
+
+def _misfit(item: Any, saved: Any) -> str:
+    """Where the saved state of an object that is no network does not fit, empty if it does."""
+    if isinstance(item, Optimizer):
+        return optimizer_misfit(item, saved)
+    if isinstance(item, LRScheduler):
+        return scheduler_misfit(item.state_dict(), saved)
+    if isinstance(item, torch.amp.GradScaler):
+        return misfit(item.state_dict(), saved)
+    return ""  # the others check what they are given
 
 
 def find_resume(wish: str, folder: Path) -> Path | None:
@@ -110,8 +125,11 @@ def check_resume(cfg: CfgNode, path: Path) -> dict[str, Any]:
             "weights alone, set MODEL.WEIGHTS"
         )
     numbers = [content["engine"].get(name) for name in ("iteration", "epoch_length")]
-    if not all(isinstance(n, int) and n >= 0 for n in numbers) or not numbers[1]:
+    if not all(type(n) is int and n >= 0 for n in numbers) or not numbers[1]:
         raise InputError(f"{origin}: it says {numbers} of its steps: it is damaged")
+    images = content.get("images", {})
+    if not isinstance(images, Mapping) or not all(isinstance(text, str) for text in images.values()):
+        raise InputError(f"{origin}: images is {kind(images)}, not digests by stream: it is damaged")
     if isinstance(content.get("config"), str):
         saved = configs.restore(content["config"], origin=origin)[0]
         check_same_run(saved, cfg, numbers[0] // numbers[1], origin)
@@ -156,13 +174,21 @@ def rank_buffers(network: nn.Module, ranks: Ranks) -> list[dict[str, torch.Tenso
 
 
 @torch.no_grad()
-def restore_buffers(network: nn.Module, saved: list[dict[str, torch.Tensor]], ranks: Ranks) -> None:
-    """Give this rank its own buffers back; with another number of ranks, all take the mean."""
-    for name, buffer in unwrap(network).named_buffers():
-        if name in saved[0]:
-            same = len(saved) == ranks.world
-            value = saved[ranks.rank][name] if same else torch.stack([s[name] for s in saved]).mean(0)
-            buffer.copy_(value)
+def restore_buffers(network: nn.Module, saved: Any, ranks: Ranks, origin: str) -> None:
+    """Give this rank its own buffers back; with another number of ranks, all take the mean.
+
+    Raises:
+        InputError: buffers that this network does not have.
+    """
+    own = {k: v for k, v in unwrap(network).named_buffers() if v.is_floating_point()}
+    if not isinstance(saved, list) or not saved:
+        raise InputError(f"{origin} (rank_buffers): it is {kind(saved)}, not a list: it is damaged")
+    if found := misfit([own] * len(saved), saved):
+        raise InputError(f"{origin} (rank_buffers) does not fit this run: {found.lstrip('.')}")
+    for name, buffer in own.items():
+        same = len(saved) == ranks.world
+        value = saved[ranks.rank][name] if same else torch.stack([s[name] for s in saved]).mean(0)
+        buffer.copy_(value)
 
 
 def load_weights(network: nn.Module, path: str, *, optional: tuple[str, ...] = ()) -> list[str]:

@@ -32,7 +32,6 @@ from crossreid.engine.camera_style import find_copies, style_transform
 from crossreid.engine.distributed import Ranks
 from crossreid.engine.errors import InputError, counted
 from crossreid.engine.log import LOGGER
-from crossreid.engine.masks import open_masks
 
 
 @dataclass(frozen=True)
@@ -44,7 +43,6 @@ class Domain:
     num_identities: int  # 0 where the method must not know them
     num_cameras: int
     cams: torch.Tensor  # [N] camera of every image, on the training device
-    masks: ImageDataset | None = None  # foreground of the images, in their order
 
 
 @dataclass(frozen=True)
@@ -67,11 +65,17 @@ class Data:
     def augmented_with_masks(
         self, name: str, batches: Mapping[str, Batch], step: int
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """The same, and the images' masks in 0..1 [B, 3, H, W], moved with them; None where the domain has none."""
-        batch = batches[name]
-        masks = batches[f"{name}_mask"].images if self.domains[name].masks is not None else None
+        """The same, and what ``beside`` has added in 0..1 [B, 3, H, W], moved with them; None where nothing was."""
+        batch, masks = batches[name], batches.get(f"{name}_mask")
+        self.seen["images"] += len(batch)
         generator = self._generator(name, step)
-        return self.domains[name].transform.together(batch.images, masks, generator, batch.cams)
+        others = None if masks is None else masks.images
+        return self.domains[name].transform.together(batch.images, others, generator, batch.cams)
+
+    def beside(self, name: str, masks: ImageDataset) -> None:
+        """Let every batch of a domain bring an image of ``masks`` for each of its own: the stream NAME_mask."""
+        sampler = self.streams.samplers[name]
+        self.streams.add(f"{name}_mask", masks, getattr(sampler, "sampler", sampler))
 
     def second_view(
         self, name: str, batch: Batch, step: int, transform: Compose, view: int = 1
@@ -223,11 +227,11 @@ def build_data(cfg: CfgNode, ranks: Ranks) -> Data:
     if cfg.DATASETS.ADAPT:  # before the sources, which are the slow part
         target = read(cfg, cfg.DATASETS.TARGET)
         split, copies = target.need_training().unlabelled(), find_copies(cfg, target)
-        adapted["target"] = build_domain(cfg, "target", cfg.DATASETS.TARGET, split, copies, ranks)
+        adapted["target"] = build_domain(cfg, "target", split, copies, ranks)
     domains = {}
     for i, name in enumerate(sources):
         stream = "source" if len(sources) == 1 else f"source_{i}"
-        domains[stream] = build_domain(cfg, stream, name, _labelled(read(cfg, name)), None, ranks)
+        domains[stream] = build_domain(cfg, stream, _labelled(read(cfg, name)), None, ranks)
     domains |= adapted
     steps, group = (
         cfg.DATALOADER.ITERS_PER_EPOCH or epoch_images(cfg, domains) // batch,
@@ -242,9 +246,6 @@ def build_data(cfg: CfgNode, ranks: Ranks) -> Data:
     feeds: dict[str, tuple[Shown, Sampler]] = {}
     for i, (name, domain) in enumerate(domains.items()):
         feeds[name] = (shown(cfg, domain, cfg.SEED + i, ranks), samplers[name])
-    for name, domain in domains.items():
-        if domain.masks is not None:
-            feeds[f"{name}_mask"] = (domain.masks, getattr(samplers[name], "sampler", samplers[name]))
     streams = Streams(feeds, workers=cfg.DATALOADER.WORKERS, pin_memory=ranks.device.type == "cuda")
     return Data(ranks, cfg.SEED, domains, streams, batch, plain_transform(cfg))
 
@@ -266,21 +267,17 @@ def _labelled(source: Splits) -> Split:
     return split
 
 
-def build_domain(
-    cfg: CfgNode, stream: str, dataset: str, split: Split, copies: Styled | None, ranks: Ranks
-) -> Domain:
+def build_domain(cfg: CfgNode, stream: str, split: Split, copies: Styled | None, ranks: Ranks) -> Domain:
     """A training domain with its augmentation; camera style and hidden identities are the target's."""
     is_target = stream == "target"
     images = images_of(cfg, split, copies if is_target else None)
     style = style_transform(cfg, images) if is_target else None
-    masks = open_masks(cfg, dataset, images)
     return Domain(
         images,
         train_transform(cfg, style),
         0 if is_target else int(images.split.pids.max()) + 1,
         images.split.num_cameras,
         torch.from_numpy(images.split.cams).to(ranks.device),
-        masks,
     )
 
 

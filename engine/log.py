@@ -8,7 +8,7 @@ import sys
 import threading
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from PIL import Image
@@ -35,6 +35,14 @@ def setup_text(file: Path | None, *, quiet: bool) -> None:
         LOGGER.addHandler(handler)
 
 
+class Tracker(Protocol):
+    """Takes the numbers of a run, beside the files."""
+
+    def add(self, step: int, values: Mapping[str, float]) -> None: ...
+
+    def close(self) -> None: ...
+
+
 class Recorder:
     """Writes numbers as JSON lines and to TensorBoard; on ranks other than the first it does nothing.
 
@@ -42,9 +50,13 @@ class Recorder:
         folder: of the run's logs; None records nothing.
         tensorboard: also write event files there.
         after: on resuming, drop recorded lines of steps above this one, so that none appears twice.
+        trackers: also take the numbers; closed with this recorder.
     """
 
-    def __init__(self, folder: Path | None, *, tensorboard: bool, after: int = 0) -> None:
+    def __init__(
+        self, folder: Path | None, *, tensorboard: bool, after: int = 0, trackers: Tracker | None = None
+    ) -> None:
+        self._trackers = trackers
         self.folder = folder
         self._lines = None
         self._writer = None
@@ -70,6 +82,8 @@ class Recorder:
         if self._writer is not None:
             for name, value in values.items():
                 self._writer.add_scalar(name, value, step)
+        if self._trackers is not None:
+            self._trackers.add(step, values)
 
     def draw(self, step: int, epoch: int, pictures: Mapping[str, torch.Tensor]) -> None:
         """Keep pictures, uint8 [3, H, W] by name, as ``pictures/<name>-<epoch>.png`` and in TensorBoard."""
@@ -87,6 +101,8 @@ class Recorder:
             self._lines.close()
         if self._writer is not None:
             self._writer.close()
+        if self._trackers is not None:
+            self._trackers.close()
 
 
 def _kept(path: Path, after: int) -> list[str]:
@@ -128,10 +144,11 @@ class Means:
         names = tuple(values)
         packed = torch.stack([value.detach().float() for value in values.values()])
         known = self._sums.get(names)
-        self._sums[names] = packed if known is None else known + packed
+        self._sums[names] = packed if known is None else known.to(packed.device) + packed
         self._counts[names] = self._counts.get(names, 0) + 1
         now = torch.where(torch.isfinite(packed).all(), 0, step)
-        self._bad = now if self._bad is None else torch.where(self._bad > 0, self._bad, now)
+        before = None if self._bad is None else self._bad.to(now.device)
+        self._bad = now if before is None else torch.where(before > 0, before, now)
 
     def read(self) -> tuple[dict[str, float], int]:
         """The means since the last reading, and the first bad step (0: none); waits for the device once."""
@@ -145,6 +162,34 @@ class Means:
             totals[name], counts[name] = totals.get(name, 0.0) + value, counts.get(name, 0) + count
         self._sums, self._counts, self._bad = {}, {}, None
         return {name: total / counts[name] for name, total in totals.items()}, int(numbers[-1])
+
+    def bad_step(self) -> int:
+        """The first bad step since the last reading (0: none); waits for the device."""
+        return 0 if self._bad is None else int(self._bad)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What was added since the last reading, so that a run that stops in between alters no row."""
+        return {
+            "sums": [
+                {"names": list(names), "sum": total.cpu(), "count": self._counts[names]}
+                for names, total in self._sums.items()
+            ]
+        }
+
+    def load_state_dict(self, state: Any) -> None:
+        """Raise ValueError for what ``state_dict`` does not write."""
+        wrong = ValueError(f"sums of steps are malformed: {str(state)[:60]}")
+        if not isinstance(state, Mapping) or not isinstance(state.get("sums"), list):
+            raise wrong
+        for entry in state["sums"]:
+            if not isinstance(entry, Mapping) or set(entry) != {"names", "sum", "count"}:
+                raise wrong
+            names, total, count = tuple(entry["names"]), entry["sum"], entry["count"]
+            whole = isinstance(total, torch.Tensor) and total.dtype == torch.float32
+            if not whole or total.shape != (len(names),) or type(count) is not int or count < 1:
+                raise wrong
+            self._sums[names], self._counts[names] = total, count
+            self._bad = torch.tensor(0)
 
 
 def progress_bar(total: int, label: str, *, enabled: bool = True, **options: Any) -> tqdm[Any]:

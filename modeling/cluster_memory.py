@@ -29,8 +29,14 @@ class ClusterMemory:
         return {"features": self.rows.features}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Raise ValueError for rows of another length."""
-        features, dim = state["features"], self.rows.features.shape[1]
-        if features.dim() != 2 or features.shape[1] != dim:
-            raise ValueError(f"rows {tuple(features.shape)}, this run's have {dim} numbers")
+        """Raise ValueError for rows of another length or type."""
+        features, own = state["features"], self.rows.features
+        if not isinstance(features, Tensor) or features.dtype != own.dtype:
+            raise ValueError(
+                f"features is {getattr(features, 'dtype', type(features).__name__)}, not {own.dtype}"
+            )
+        if features.dim() != 2 or features.shape[1] != own.shape[1]:
+            raise ValueError(
+                f"features is {tuple(features.shape)}, this run's rows have {own.shape[1]} numbers"
+            )
         self.replace(features)

@@ -85,12 +85,12 @@ def _build_transformer(name: str, options: Options) -> nn.Module:
     if name in clip.SIZES:
         width, layers, heads, patch, projection = clip.SIZES[name]
         return clip.CLIPVisual(
-            size=size, width=width, layers=layers, heads=heads, patch=patch, stride=step or patch,
+            size=size, width=width, layers=layers, heads=heads, patch=patch, stride=step,
             projection=projection, drop_path=drop,
         )  # fmt: skip
     dim, depth, heads, patch = vit.SIZES[name.removesuffix(ICS)]
     backbone = vit.ViT(
-        size=size, dim=dim, depth=depth, heads=heads, patch=patch, stride=step or patch,
+        size=size, dim=dim, depth=depth, heads=heads, patch=patch, stride=step,
         stem=name.endswith(ICS), drop_path=drop,
     )  # fmt: skip
     if name in vit.OF_TORCHVISION:

@@ -14,7 +14,7 @@ from torch import nn
 
 from crossreid.modeling.checkpoints import contained, first_line, load_file, read_weights
 from crossreid.modeling.errors import ModelError
-from crossreid.modeling.foreign_names import Weights
+from crossreid.modeling.foreign_names import Weights, check_finite
 from crossreid.modeling.interface import Normalisation
 
 __all__ = ["fill", "first_line", "load_backbone", "load_network", "read_checkpoint", "state_dict_of"]
@@ -39,9 +39,16 @@ def state_dict_of(content: Mapping[str, Any], origin: str) -> dict[str, torch.Te
 
 
 def load_network(
-    network: nn.Module, weights: Mapping[str, torch.Tensor], origin: str, *, optional: tuple[str, ...] = ()
+    network: nn.Module,
+    weights: Mapping[str, torch.Tensor],
+    origin: str,
+    *,
+    optional: tuple[str, ...] = (),
 ) -> list[str]:
-    """Copy weights into a network; keys that start with an ``optional`` prefix may be missing or of another shape.
+    """Copy weights into a network: nothing is cast or broadcast.
+
+    Args:
+        optional: prefixes of keys that may be missing or of another shape or type.
 
     Returns:
         The keys that were skipped, sorted, to be named once.
@@ -52,21 +59,37 @@ def load_network(
     if translate := getattr(network, "translated", None):  # names of a published program
         weights = translate(weights)
     own = network.state_dict()
-    wrong = [k for k in own if k not in weights or weights[k].shape != own[k].shape]
+    wrong = [k for k in own if k not in weights or not _fits(weights[k], own[k])]
     needed = [k for k in wrong if not k.startswith(optional)] if optional else wrong
     if needed:
-        lines = [f"{k} ({_shape(weights.get(k))} in the file, {_shape(own[k])} here)" for k in needed[:3]]
+        lines = [f"{k} ({_difference(weights.get(k), own[k])})" for k in needed[:3]]
         hint = "" if any(k in weights for k in own) else "; for its backbone alone set MODEL.PRETRAINED to it"
         raise ModelError(
             f"{origin} is of another architecture: {len(needed)} of {len(own)} weights differ, first "
             f"{'; '.join(lines)}{hint}"
         )
-    network.load_state_dict({k: weights[k] for k in own if k not in wrong}, strict=False)
+    fitting = {k: weights[k] for k in own if k not in wrong}
+    check_finite(fitting, origin)
+    network.load_state_dict(fitting, strict=False)
     return sorted(set(wrong) | (set(weights) - set(own)))
 
 
-def _shape(tensor: torch.Tensor | None) -> str:
-    return "missing" if tensor is None else "x".join(map(str, tensor.shape)) or "scalar"
+def _fits(saved: Any, own: torch.Tensor) -> bool:
+    found = (getattr(saved, name, None) for name in ("shape", "dtype", "layout"))
+    return tuple(found) == (own.shape, own.dtype, own.layout)
+
+
+def _difference(saved: Any, own: torch.Tensor) -> str:
+    """Both shapes, with the types where they differ: 24x512 in the file, 12x512 here."""
+    if not isinstance(saved, torch.Tensor):
+        return f"{'missing' if saved is None else type(saved).__name__} in the file, {_shape(own)} here"
+    if saved.dtype == own.dtype:
+        return f"{_shape(saved)} in the file, {_shape(own)} here"
+    return f"{saved.dtype} {_shape(saved)} in the file, {own.dtype} {_shape(own)} here"
+
+
+def _shape(tensor: torch.Tensor) -> str:
+    return "x".join(map(str, tensor.shape)) or "scalar"
 
 
 def load_backbone(backbone: Any, name: str, pretrained: str) -> None:
@@ -98,7 +121,7 @@ def fill(backbone: Any, weights: Weights, origin: str) -> None:
     missing = [k for k in needed if k not in fits]
     share = sum(v.numel() for k, v in needed.items() if k in fits) / sum(v.numel() for v in needed.values())
     if share < THRESHOLD:
-        lines = [f"{k} ({_shape(found.get(k))} in the file, {_shape(own[k])} here)" for k in missing[:3]]
+        lines = [f"{k} ({_difference(found.get(k), own[k])})" for k in missing[:3]]
         raise ModelError(
             f"{origin} is of another architecture: {len(missing)} of {len(needed)} weights differ, first "
             f"{'; '.join(lines)}"

@@ -29,6 +29,7 @@ from crossreid.engine.methods.common import (
     direct_transfer,
     training_parts,
 )
+from crossreid.engine.methods.masks import add_masks
 from crossreid.engine.methods.pictures import sheet
 from crossreid.engine.optim import Precision
 from crossreid.losses.disentangle import contrastive, mmd, orthogonality
@@ -82,6 +83,7 @@ def _encoder(cfg: CfgNode, pretrained: str) -> Any:
 def build(cfg: CfgNode, data: Data) -> Method:
     """Network, optimizer, training step and pictures."""
     settings = cfg.DISENTANGLE
+    add_masks(cfg, data)
     bare = build_network(cfg, data.domains["source"].num_identities)
     assert bare.decoder is not None
     assert bare.classifier is not None

@@ -26,15 +26,21 @@ class Monitor:
 
     Args:
         done: steps finished before, 0 for a new run.
+        means: of the steps since the last report, restored with the run.
     """
 
-    def __init__(self, cfg: CfgNode, data: Data, method: Method, recorder: Recorder, done: int = 0) -> None:
+    def __init__(
+        self,
+        cfg: CfgNode,
+        data: Data,
+        method: Method,
+        recorder: Recorder,
+        done: int = 0,
+        means: Means | None = None,
+    ) -> None:
         self.cfg, self.data, self.method, self.recorder = cfg, data, method, recorder
-        self.means, self.length, self.total = (
-            Means(),
-            len(data.streams),
-            len(data.streams) * cfg.SOLVER.EPOCHS,
-        )
+        self.means, self.length = means or Means(), len(data.streams)
+        self.total = self.length * cfg.SOLVER.EPOCHS
         self.bar = progress_bar(
             self.total, "training", initial=done, smoothing=0.05, enabled=data.ranks.first
         )
@@ -75,6 +81,11 @@ class Monitor:
         shown = "  ".join(f"{name} {value:.4g}" for name, value in values.items())
         where = f"epoch {state.epoch}/{self.cfg.SOLVER.EPOCHS} step {position}/{self.length}"
         LOGGER.info("%s  %s  lr %.3g  %.0f images/s", where, shown, rate, speed)
+
+    def check(self) -> None:
+        """Raise NonFiniteLossError where a loss since the last report was NaN or infinite; waits for the device."""
+        if bad := self.means.bad_step():
+            raise NonFiniteLossError(self.describe(bad))
 
     def _estimate(self, step: int) -> None:
         """Say once when the run will be done, from the steps between the third and the thirteenth."""
@@ -172,7 +183,7 @@ class Handlers:
         """Save and leave after a signal, where accumulated gradients are complete; an epoch's end saves by itself."""
         position = engine.state.iteration % self.length
         if self.stop.agreed() and position and position % self.cfg.SOLVER.ACCUMULATE == 0:
-            self.monitor.report(engine, position)
+            self.monitor.check()  # no report: the row of the period is written once, when the period ends
             self.save(engine, mid_epoch=True)
             raise Stopped(self.stop.agreed())
 

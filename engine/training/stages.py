@@ -60,7 +60,7 @@ def _plan(cfg: CfgNode, overrides: list[str]) -> list[CfgNode]:
     """The runs in their order, each with the weights of the one before it."""
     given = [(key, value) for key, value in pairs(overrides) if key.upper().startswith(CARRIED)]
     carried = [text for key, value in given for text in (key, json.dumps(value))]
-    stages, seen = [cfg], []
+    stages, seen = [cfg], list[Path]()
     while _needed(stages[0]):
         path = Path(stages[0].FIRST_STAGE)
         if path.resolve() in seen:

@@ -22,6 +22,7 @@ from crossreid.engine.evaluation.options import RetrievalOptions
 from crossreid.engine.evaluation.ranklist import draw_rank_list
 from crossreid.engine.evaluation.report import percent, write_metrics
 from crossreid.engine.evaluation.retrieval import Features, Retrieval, evaluate
+from crossreid.engine.fitting import history_misfit
 from crossreid.engine.log import LOGGER, Recorder
 
 
@@ -45,6 +46,9 @@ class EvaluationHistory:
         return known
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Raise ValueError for what no evaluation has written."""
+        if found := history_misfit(state):
+            raise ValueError(found)
         self.best, self.history = state["best"], list(state["history"])
         self.selected, self.clusters = dict(state.get("selected", {})), state.get("clusters")
 

@@ -14,11 +14,13 @@ from crossreid.engine import checkpoint
 from crossreid.engine.data import Data, build_data, build_target_evaluation, with_absolute_data
 from crossreid.engine.distributed import Ranks, StopRequest, agree, barrier, unwrap
 from crossreid.engine.errors import InputError
+from crossreid.engine.files import remove_stale
 from crossreid.engine.hardware import prepare_backbones, set_arithmetic
 from crossreid.engine.identity import check_same_images, claim, digest
-from crossreid.engine.log import LOGGER, Recorder, setup_text
+from crossreid.engine.log import LOGGER, Means, Recorder, setup_text
 from crossreid.engine.method import Method
 from crossreid.engine.methods import load_method
+from crossreid.engine.trackers import Trackers, need_trackers
 from crossreid.engine.training.handlers import Handlers, Monitor
 from crossreid.engine.training.prefetch import on_device
 from crossreid.engine.training.summary import conclude, introduce, write_page
@@ -37,6 +39,7 @@ def run(cfg: CfgNode, ranks: Ranks) -> None:
     logs, saved = (Path(cfg.OUTPUT_DIR) / name / cfg.NAME for name in ("logs", "checkpoints"))
     if resume:
         checkpoint.check_resume(cfg, resume)
+    need_trackers(cfg.LOG.TRACKERS)
     _make_folders(cfg, ranks, (logs, saved))
     setup_text(logs / "train.log" if ranks.first else None, quiet=not ranks.first)
     set_arithmetic(cfg)
@@ -50,19 +53,22 @@ def run(cfg: CfgNode, ranks: Ranks) -> None:
     if not resume:
         _load_weights(cfg, method)
     prepare_backbones(cfg, method.state["model"], ranks.device)
-    state = {**method.state, "progress": progress}
-    done, length = _restore(cfg, ranks, data, state, resume), len(data.streams)
+    state, means = {**method.state, "progress": progress}, Means()
+    done, length = _restore(cfg, ranks, data, state, means, resume), len(data.streams)
     if ranks.first:
         (logs / "config.yml").write_text(with_absolute_data(cfg).dump(), encoding="utf-8")
         introduce(cfg, ranks, data, target, resume, done)
     own = resume is not None and resume.resolve().parent == saved.resolve()
     recorder = Recorder(
-        logs if ranks.first else None, tensorboard=cfg.LOG.TENSORBOARD, after=done if own else 0
+        logs if ranks.first else None,
+        tensorboard=cfg.LOG.TENSORBOARD,
+        after=done if own else 0,
+        trackers=Trackers(cfg.LOG.TRACKERS, cfg, logs, resumed=own) if ranks.first else None,
     )
-    monitor = Monitor(cfg, data, method, recorder, done)
+    monitor = Monitor(cfg, data, method, recorder, done, means)
     evaluation = TargetEvaluation(cfg, method.extractor, target, data, recorder, progress)
     images = {name: digest(domain.images.split) for name, domain in data.domains.items()}
-    stop, save = StopRequest(ranks), partial(_save, cfg, ranks, saved, state, images)
+    stop, save = StopRequest(ranks), partial(_save, cfg, ranks, saved, state, means, images)
 
     engine = Engine(method.train_step)
     engine.logger.disabled = True  # its errors reach the user once, from the entry point
@@ -96,6 +102,7 @@ def _make_folders(cfg: CfgNode, ranks: Ranks, folders: tuple[Path, ...]) -> None
         try:
             for folder in folders:
                 folder.mkdir(parents=True, exist_ok=True)
+                remove_stale(folder)
             (folders[0] / "train.log").open("a").close()
         except OSError as error:
             raise InputError(f"cannot write below OUTPUT_DIR {cfg.OUTPUT_DIR!r}: {error}") from None
@@ -111,9 +118,11 @@ def _load_weights(cfg: CfgNode, method: Method) -> None:
         )
 
 
-def _restore(cfg: CfgNode, ranks: Ranks, data: Data, state: dict[str, Any], path: Path | None) -> int:
+def _restore(
+    cfg: CfgNode, ranks: Ranks, data: Data, state: dict[str, Any], means: Means, path: Path | None
+) -> int:
     """Load a run's state; returns its finished steps (0 for a new run), the same on all ranks."""
-    done = _load(cfg, ranks, data, state, path) if path else 0
+    done = _load(cfg, ranks, data, state, means, path) if path else 0
     if not agree(done, ranks):
         raise InputError(
             "RESUME: the processes found different checkpoints; all machines must share OUTPUT_DIR"
@@ -121,7 +130,7 @@ def _restore(cfg: CfgNode, ranks: Ranks, data: Data, state: dict[str, Any], path
     return done
 
 
-def _load(cfg: CfgNode, ranks: Ranks, data: Data, state: dict[str, Any], path: Path) -> int:
+def _load(cfg: CfgNode, ranks: Ranks, data: Data, state: dict[str, Any], means: Means, path: Path) -> int:
     content, origin = checkpoint.check_resume(cfg, path), f"RESUME {path}"
     images = {name: domain.images.split for name, domain in data.domains.items()}
     saved = content.get("images", {})
@@ -134,8 +143,10 @@ def _load(cfg: CfgNode, ranks: Ranks, data: Data, state: dict[str, Any], path: P
             "size and DATALOADER.ITERS_PER_EPOCH"
         )
     checkpoint.restore(state, content, origin)
+    if "means" in content and ranks.first:  # the rows are the first rank's
+        checkpoint.restore({"means": means}, content, origin)
     if "rank_buffers" in content:
-        checkpoint.restore_buffers(state["model"], content["rank_buffers"], ranks)
+        checkpoint.restore_buffers(state["model"], content["rank_buffers"], ranks, origin)
     return int(content["engine"]["iteration"])
 
 
@@ -144,6 +155,7 @@ def _save(
     ranks: Ranks,
     folder: Path,
     state: dict[str, Any],
+    means: Means,
     images: dict[str, str],
     engine: Engine,
     *,
@@ -162,12 +174,12 @@ def _save(
             "images": images,
         }
         if buffers is not None:
-            content["rank_buffers"] = buffers
-        for name in also:  # before last.pt: a run that stops in between goes on from before this choice
+            content |= {"rank_buffers": buffers, "means": means.state_dict()}
+        numbered = cfg.CHECKPOINT.N_SAVED and not mid_epoch
+        names = [*also, *([f"epoch-{engine.state.epoch:05d}.pt"] if numbered else []), "last.pt"]
+        for name in names:  # last.pt last: a run that stops in between goes on from before the others
             checkpoint.save(folder / name, content)
-        checkpoint.save(folder / "last.pt", content)
-        if cfg.CHECKPOINT.N_SAVED and not mid_epoch:
-            checkpoint.save(folder / f"epoch-{engine.state.epoch:05d}.pt", content)
+        if numbered:
             for old in sorted(folder.glob("epoch-*.pt"))[: -cfg.CHECKPOINT.N_SAVED]:
-                old.unlink()
+                old.unlink(missing_ok=True)
     barrier(ranks)

@@ -76,3 +76,33 @@ def test_a_new_run_starts_a_new_record_and_writes_tensorboard(tmp_path: Path) ->
     recorder.close()
     assert json.loads((tmp_path / "metrics.jsonl").read_text())["step"] == 5
     assert list((tmp_path / "tensorboard").glob("events.*"))
+
+
+def test_sums_of_steps_survive_a_stop_between_two_reports() -> None:
+    values = [{"loss": torch.tensor(0.1 * k), "id": torch.tensor(1 / (k + 1))} for k in range(7)]
+    values[3]["once"] = torch.tensor(5.0)
+    unbroken, first, second = Means(), Means(), Means()
+    for step, value in enumerate(values, 1):
+        unbroken.add(step, value)
+        (first if step < 5 else second).add(step, value)
+        if step == 4:
+            second.load_state_dict(first.state_dict())
+            assert second.bad_step() == 0
+    assert second.read() == unbroken.read()
+    assert second.state_dict() == {"sums": []}
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        None,
+        {},
+        {"sums": [3]},
+        {"sums": [{"names": ["loss"], "sum": torch.zeros(2), "count": 1}]},
+        {"sums": [{"names": ["loss"], "sum": torch.zeros(1).double(), "count": 1}]},
+        {"sums": [{"names": ["loss"], "sum": torch.zeros(1), "count": True}]},
+    ],
+)
+def test_malformed_sums(state: object) -> None:
+    with pytest.raises(ValueError, match="sums of steps are malformed"):
+        Means().load_state_dict(state)

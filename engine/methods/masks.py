@@ -10,6 +10,7 @@ from yacs.config import CfgNode
 from crossreid.datasets import Split
 from crossreid.datasets.decode import upright_size
 from crossreid.datasets.images import ImageDataset
+from crossreid.engine.data import Data
 from crossreid.engine.errors import InputError
 
 GREY = ("1", "L", "LA")  # Pillow's modes of one brightness
@@ -56,14 +57,12 @@ def _check(path: str, mask: Path) -> None:
         )
 
 
-def open_masks(cfg: CfgNode, dataset: str, images: ImageDataset) -> ImageDataset | None:
-    """The decoded masks of a training domain; None where the method takes none."""
-    if cfg.METHOD != "disentangle" or not cfg.DISENTANGLE.MASK_DIR:
-        return None
-    options = cfg.DATASETS
-    return ImageDataset(
-        find_masks(cfg.DISENTANGLE.MASK_DIR, dataset, images.split),
-        images.size,
-        cache=options.CACHE,
-        cache_dir=options.CACHE_DIR or None,
-    )
+def add_masks(cfg: CfgNode, data: Data) -> None:
+    """Let the batches of both domains bring the masks of ``DISENTANGLE.MASK_DIR``, if that is set."""
+    options, folder = cfg.DATASETS, cfg.DISENTANGLE.MASK_DIR
+    for name, dataset in {"target": options.TARGET, "source": options.SOURCES[0]}.items():
+        if folder and name in data.domains:
+            images = data.domains[name].images
+            masks = find_masks(folder, dataset, images.split)
+            store = {"cache": options.CACHE, "cache_dir": options.CACHE_DIR or None}
+            data.beside(name, ImageDataset(masks, images.size, **store))
