@@ -109,6 +109,9 @@ _C.SOLVER = Section()
 _C.SOLVER.OPTIMIZER = choice("sgd", "adam", "adamw")
 _C.SOLVER.LR = number(0.01, 0, 1000)  # of the backbone
 _C.SOLVER.NEW_LR = number(0.05, 0, 1000)  # of randomly initialised layers
+_C.SOLVER.LAYER_DECAY = number(
+    1.0, 0.1, 1
+)  # a layer of the backbone learns at this share of the next one's rate
 _C.SOLVER.MOMENTUM = number(0.9, 0, 1)  # sgd
 _C.SOLVER.NESTEROV = flag(False)  # sgd
 _C.SOLVER.WEIGHT_DECAY = number(5e-4, 0, 10)  # of all parameters

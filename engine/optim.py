@@ -14,6 +14,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from yacs.config import CfgNode
 
 from crossreid.engine.arithmetic import DTYPES, resolve
+from crossreid.modeling.interface import stages_of
 
 
 def build_optimizer(cfg: CfgNode, groups: Iterable[tuple[Iterable[nn.Parameter], float]]) -> Optimizer:
@@ -31,6 +32,30 @@ def build_optimizer(cfg: CfgNode, groups: Iterable[tuple[Iterable[nn.Parameter],
     if solver.OPTIMIZER == "sgd":
         return SGD(trained, momentum=solver.MOMENTUM, nesterov=solver.NESTEROV, **common)
     return {"adam": Adam, "adamw": AdamW}[solver.OPTIMIZER](trained, **common)
+
+
+def decayed(
+    groups: Iterable[tuple[Iterable[nn.Parameter], float]], network: nn.Module, decay: float
+) -> list[tuple[list[nn.Parameter], float]]:
+    """Groups whose rates fall by ``decay`` from each layer of the backbones to the one before it.
+
+    A layer is a module that ``stage_names`` names; what a backbone holds before the layers, such as position
+    embeddings, counts to the first one, what it holds behind them learns at the full rate, like all else.
+    """
+    exponents: dict[int, int] = {}
+    for backbone in (module for module in network.modules() if hasattr(module, "stage_names")):
+        layers = [name for stage in stages_of(backbone) for name in stage]
+        for name, parameter in backbone.named_parameters():
+            place = [i for i, layer in enumerate(layers) if name.startswith(f"{layer}.")]
+            bare = 0 if "." not in name else len(layers)
+            exponents[id(parameter)] = len(layers) - (place[0] if place else bare)
+    split: list[tuple[list[nn.Parameter], float]] = []
+    for parameters, rate in groups:
+        found: dict[int, list[nn.Parameter]] = {}
+        for parameter in parameters:
+            found.setdefault(exponents.get(id(parameter), 0), []).append(parameter)
+        split += [(found[e], rate * decay**e) for e in sorted(found)]
+    return split
 
 
 def rate_factor(

@@ -71,7 +71,7 @@ class CLIPVisual(BaseBackbone):
         layers: blocks.
         heads: divide D.
         patch: pixels.
-        stride: pixels between patches.
+        stride: pixels between patches; 0: as ``patch``.
         projection: numbers of CLIP's joint space.
         drop_path: of the last block.
 
@@ -89,11 +89,12 @@ class CLIPVisual(BaseBackbone):
         layers: int = 12,
         heads: int = 12,
         patch: int = 16,
-        stride: int = 16,
+        stride: int = 0,
         projection: int = 512,
         drop_path: float = 0.0,
     ) -> None:
         super().__init__()
+        stride = stride or patch
         self.size, self.stride, self.out_channels = tuple(size), stride, width
         self.grid = (size[0] - patch) // stride + 1, (size[1] - patch) // stride + 1
         self.conv1 = nn.Conv2d(3, width, patch, stride, bias=False)

@@ -92,7 +92,7 @@ def interpret(tensors: Mapping[str, torch.Tensor], origin: str) -> Weights:
         else:
             kept[new] = name
     weights = {new: tensors[name] for new, name in kept.items()}
-    _check_finite(weights, kept, origin)
+    check_finite(weights, origin, kept)
     others = {new: tensors[name] for name, new in renamed.items() if new not in kept}
     return Weights(weights, kept, sorted(skipped), others, notes, _normalisation(tensors))
 
@@ -172,11 +172,15 @@ def joined_attention(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Ten
     return found
 
 
-def _check_finite(weights: Mapping[str, torch.Tensor], names: Mapping[str, str], origin: str) -> None:
+def check_finite(
+    weights: Mapping[str, torch.Tensor], origin: str, names: Mapping[str, str] | None = None
+) -> None:
+    """Raise ModelError if a weight holds NaN or infinity; ``names``: its name in the file."""
     bad = [k for k, v in weights.items() if v.is_floating_point() and not bool(torch.isfinite(v).all())]
     if bad:
+        first = (names or {}).get(bad[0], bad[0])
         raise ModelError(
-            f"{origin}: {len(bad)} of the file's own weights hold NaN or infinity, first {names.get(bad[0], bad[0])}: "
+            f"{origin}: {len(bad)} of the file's own weights hold NaN or infinity, first {first}: "
             "the training that wrote it had diverged; take an earlier checkpoint"
         )
 

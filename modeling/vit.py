@@ -12,6 +12,7 @@ from torch import nn
 from crossreid.modeling.errors import ModelError
 from crossreid.modeling.ibn import IBN
 from crossreid.modeling.interface import HALF, BaseBackbone, four_stages, strict
+from crossreid.modeling.jpm import JigsawParts
 from crossreid.modeling.pooling import POOLS, Average
 from crossreid.modeling.positions import fit
 from crossreid.modeling.transformer import Block, initialise, rising
@@ -76,7 +77,7 @@ class ViT(BaseBackbone):
         depth: blocks.
         heads: divide D.
         patch: pixels.
-        stride: pixels between patches; below ``patch`` they overlap.
+        stride: pixels between patches; below ``patch`` they overlap; 0: as ``patch``.
         stem: convolutions before the patches.
         sie: rows of the embedding of cameras and views; 0: none.
         sie_weight: of that embedding.
@@ -98,13 +99,14 @@ class ViT(BaseBackbone):
         mlp_ratio: float = 4,
         bias: bool = True,
         patch: int = 16,
-        stride: int = 16,
+        stride: int = 0,
         stem: bool = False,
         sie: int = 0,
         sie_weight: float = 3.0,
         drop_path: float = 0.0,
     ) -> None:
         super().__init__()
+        stride = stride or patch
         self.size, self.stride, self.out_channels = tuple(size), stride, dim
         self.grid = (size[0] - patch) // stride + 1, (size[1] - patch) // stride + 1
         if min(self.grid) < 1:
@@ -159,6 +161,22 @@ class ViT(BaseBackbone):
     def vector(self, images: torch.Tensor, pool: nn.Module) -> torch.Tensor:
         """The class token [B, D]; with GeM plus the generalised mean of the patches, as in TransReID-SSL."""
         return self.head(self.tokens(images), pool)
+
+    def jigsaw(self, parts: int) -> JigsawParts:
+        """A module for part features, beginning as a copy of the last block."""
+        return JigsawParts(self.blocks[-1], self.norm, parts=parts)
+
+    def forward(
+        self, images: torch.Tensor, pool: nn.Module | None = None, parts: nn.Module | None = None
+    ) -> torch.Tensor:
+        """As of every backbone; with ``parts`` the vector and the parts' features [B, 1 + P, D]."""
+        if parts is None or pool is None:
+            return super().forward(images, pool)
+        x = self.embed(images)
+        for block in self.blocks[:-1]:
+            x = block(x)
+        whole = self.head(self.norm(self.blocks[-1](x)), pool)
+        return torch.cat([whole[:, None], parts(x)], dim=1)
 
     def head(self, tokens: torch.Tensor, pool: nn.Module) -> torch.Tensor:
         """Tokens [B, 1 + n, D] after the last norm to [B, D]."""

@@ -14,7 +14,7 @@ from torch import nn
 
 from crossreid.modeling.checkpoints import contained, first_line, load_file, read_weights
 from crossreid.modeling.errors import ModelError
-from crossreid.modeling.foreign_names import Weights
+from crossreid.modeling.foreign_names import Weights, check_finite
 from crossreid.modeling.interface import Normalisation
 
 __all__ = ["fill", "first_line", "load_backbone", "load_network", "read_checkpoint", "state_dict_of"]
@@ -68,7 +68,9 @@ def load_network(
             f"{origin} is of another architecture: {len(needed)} of {len(own)} weights differ, first "
             f"{'; '.join(lines)}{hint}"
         )
-    network.load_state_dict({k: weights[k] for k in own if k not in wrong}, strict=False)
+    fitting = {k: weights[k] for k in own if k not in wrong}
+    check_finite(fitting, origin)
+    network.load_state_dict(fitting, strict=False)
     return sorted(set(wrong) | (set(weights) - set(own)))
 
 

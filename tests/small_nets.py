@@ -56,6 +56,8 @@ def _small(name: str, **options: Any) -> Any:
 def shrink(monkeypatch: pytest.MonkeyPatch) -> None:
     """From now on the names lead to small networks."""
     monkeypatch.setattr(torchvision.models, "get_model", _small)
-    monkeypatch.setitem(vit.SIZES, "vit_tiny", (24, 4, 2, 16))
+    for name in ("vit_tiny", "vit_small"):
+        monkeypatch.setitem(vit.SIZES, name, (24, 4, 2, 16))
     monkeypatch.setitem(clip.SIZES, "clip_vit_b_16", (24, 4, 2, 16, 12))
-    monkeypatch.setitem(swin.SIZES, "solider_swin_tiny", (8, (1, 2, 1, 1), (1, 1, 2, 2)))
+    for name in ("solider_swin_tiny", "solider_swin_base"):
+        monkeypatch.setitem(swin.SIZES, name, (8, (1, 2, 1, 1), (1, 1, 2, 2)))

@@ -20,7 +20,7 @@ from crossreid.engine.distributed import parallel
 from crossreid.engine.errors import InputError
 from crossreid.engine.log import LOGGER
 from crossreid.engine.method import TrainStep
-from crossreid.engine.optim import Precision, build_optimizer, build_scheduler, training_precision
+from crossreid.engine.optim import Precision, build_optimizer, build_scheduler, decayed, training_precision
 from crossreid.modeling.backbones import build_backbone
 from crossreid.modeling.batch_groups import group_batch_norms
 
@@ -67,6 +67,10 @@ def training_parts(
     network.to(ranks.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     wrapped = parallel(network, ranks, sync_bn=cfg.MODEL.SYNC_BN, **options) if wrap else network
     precision = training_precision(cfg, ranks.device)
+    if cfg.SOLVER.LAYER_DECAY < 1:
+        if factors:
+            raise InputError(f"METHOD {cfg.METHOD} has its own schedule of rates: set SOLVER.LAYER_DECAY 1.0")
+        groups = decayed(groups, network, cfg.SOLVER.LAYER_DECAY)
     optimizer = build_optimizer(cfg, groups)
     scheduler = build_scheduler(cfg, optimizer, factors)
     state = {"model": wrapped, "optimizer": optimizer, "scaler": precision.scaler, "scheduler": scheduler}

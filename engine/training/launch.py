@@ -16,7 +16,6 @@ from crossreid.configs.overrides import set_apart
 from crossreid.engine.distributed import Nodes, connect, disconnect, parse_devices, read_nodes
 from crossreid.engine.errors import InputError, fail, guarded
 from crossreid.engine.training import watch
-from crossreid.engine.training.stages import run_stages
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -34,6 +33,10 @@ def _main(arguments: list[str] | None) -> None:
     plain, assigned = set_apart(sys.argv[1:] if arguments is None else arguments)
     options = parser.parse_args(plain)
     cfg = configs.load(options.config, [*options.overrides, *assigned])
+    if not cfg.FIRST_STAGE:
+        raise SystemExit(start(cfg, options.devices))
+    from crossreid.engine.training.stages import run_stages
+
     raise SystemExit(
         run_stages(cfg, [*options.overrides, *assigned], lambda stage: start(stage, options.devices))
     )

@@ -33,6 +33,7 @@ DEMOS = {
     + ["DATALOADER.INSTANCES", "2", "CLUSTER_CONTRAST.CLUSTER.DISTANCE", "jaccard"],
     "camera_proxy": ["CAMERA_PROXY.CLUSTER.K1", "10", "DATALOADER.INSTANCES", "2"],
     "bau": ["DATALOADER.INSTANCES", "2", "DATALOADER.BATCH_SIZE", "12"],
+    "supervised": ["DATALOADER.INSTANCES", "2", "SOLVER.LAYER_DECAY", "0.75"],
     "central_feature": ["INPUT.SIZE", "[96, 96]", "CENTRAL_FEATURE.PATCH_DIM", "8"],
 }
 YAMLS = {"arn": "configs/disentangle/demo.yml", "camera_aware": "configs/demo.yml"}
