@@ -29,6 +29,7 @@ from crossreid.engine.evaluation.report import (
     write_metrics,
 )
 from crossreid.engine.evaluation.retrieval import Features
+from crossreid.engine.files import write_whole
 from crossreid.engine.log import LOGGER, setup_text
 
 __all__ = ["load_extractor", "main"]
@@ -105,7 +106,7 @@ def _main(options: argparse.Namespace) -> None:
     folder, run = Path(cfg.OUTPUT_DIR) / "features" / features_folder(target.name), f"{cfg.NAME}-{path.stem}"
     try:
         files = save_features(folder, run, *features)
-        (folder / f"{run}{CONFIG}").write_text(cfg.dump(), encoding="utf-8")
+        write_whole(folder / f"{run}{CONFIG}", lambda file: file.write(cfg.dump().encode()))
     except OSError as error:
         raise InputError(f"cannot write features to {folder}: {error}; change OUTPUT_DIR") from None
     LOGGER.info("features %s, %s", *files)

@@ -18,7 +18,7 @@ from crossreid.engine.distributed import parse_devices
 from crossreid.engine.errors import InputError
 from crossreid.modeling.weights import read_checkpoint
 
-EPOCHS = 16  # of adaptation from a checkpoint: the schedule of configs/demo.yml
+EPOCHS = 16  # of adaptation from a checkpoint
 STEPS = (20, 200)  # fewest and most of an epoch
 MIXUP_BATCH = 64  # photos of a domain a step, at most
 

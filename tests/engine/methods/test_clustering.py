@@ -105,11 +105,11 @@ def test_the_memory_holds_identities_and_then_clusters(domains: Path, tmp_path: 
     memory, labels = method.state["memory"], method.state["labels"]
     method.prepare(1)
     identities = data.domains["source"].num_identities
-    assert memory.rows.features.shape == (identities, 256)
+    assert memory.rows.features.shape == (identities, 128)
     assert set(labels.labels.tolist()) == {0}
     method.prepare(2)
     clusters = labels.num_clusters
-    assert memory.rows.features.shape == (identities + clusters, 256)
+    assert memory.rows.features.shape == (identities + clusters, 128)
     images = data.domains["target"].images
     net: nn.Module = method.extractor.eval()
     with torch.no_grad():

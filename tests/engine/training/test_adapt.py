@@ -46,7 +46,7 @@ def test_from_a_checkpoint(
     assert not adapted.with_name("best.pt").exists()
     before, after = read_checkpoint(first)["model"], read_checkpoint(adapted)["model"]
     assert not torch.equal(before["backbone.stem.0.weight"], after["backbone.stem.0.weight"])
-    assert Embedder(adapted, device="cpu")([next(photos.rglob("*.png"))]).shape == (1, 256)
+    assert Embedder(adapted, device="cpu")([next(photos.rglob("*.png"))]).shape == (1, 128)
 
 
 def test_sizes_follow_the_photos(domains: Path, photos: Path, tmp_path: Path) -> None:
