@@ -11,8 +11,7 @@ from crossreid.engine.evaluation.distances import blocks, pair_blocks
 from crossreid.engine.evaluation.features import FeatureMatrix, duplicates
 from crossreid.engine.log import progress_bar
 
-
-FIRST_ROWS = 512
+FIRST_ROWS = 512  # of the first block at a time: lists fill, and most later points are too far
 
 
 def stable_topk(scores: torch.Tensor, k: int) -> torch.Tensor:
