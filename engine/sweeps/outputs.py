@@ -127,7 +127,7 @@ def _unfinished(results: Results, points: Sequence[Point]) -> list[str]:
                 progress = results.progress(run)
                 where = f" at epoch {progress[-1][0]}, {progress[-1][1]:.3f}" if progress else ""
                 lines.append(f"pruned: {run.name}{where}")
-    return lines + [f"{left} runs are not done yet"] * bool(left)
+    return lines + [f"{left} {'run is' if left == 1 else 'runs are'} not done yet"] * bool(left)
 
 
 def trials_csv(results: Results, points: Sequence[Point], devices: str) -> str:
