@@ -133,8 +133,8 @@ def test_the_median_rule() -> None:
 @pytest.mark.parametrize(
     ("config", "start"),
     [
-        ("configs/demo.yml", 19),  # 8 of the source, and AGNOSTIC_START 11
-        ("configs/cluster_contrast/demo.yml", 9),
+        ("configs/demo.yml", 15),  # 4 of the source, and AGNOSTIC_START 11
+        ("configs/cluster_contrast/demo.yml", 7),
         ("configs/duke2market.yml", 31),
     ],
 )
