@@ -77,9 +77,9 @@ def _rank(cfg: CfgNode, devices: str) -> int:
     return 0
 
 
-def _worker(config: str, devices: str, folder: str) -> None:
+def _worker(config: str, devices: str, folder: str, parent: int) -> None:
     """One of several ranks: what goes wrong is left in a file, so that the parent tells it once."""
-    watch.follow(Path(folder))
+    watch.follow(Path(folder), parent)
     cfg = CfgNode.load_cfg(config)
     cfg.freeze()
     try:
@@ -119,7 +119,7 @@ def _launch(cfg: CfgNode, devices: str, processes: int, nodes: Nodes) -> int:
             logs_specs=DefaultLogsSpecs(log_dir=folder),  # torch would leave a folder behind
         )
         try:
-            elastic_launch(launch, _worker)(cfg.dump(), devices, folder)
+            elastic_launch(launch, _worker)(cfg.dump(), devices, folder, os.getpid())
         except SignalException as error:
             return 128 + int(error.sigval)
         except (RendezvousError, DistError) as error:
