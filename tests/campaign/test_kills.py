@@ -138,8 +138,11 @@ PLACES = {
 }
 
 
+SHORT = ("between best.pt and last.pt", "in a checkpoint", "in a line")
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("place", PLACES if INPUTS else SHORT)
 def test_killed_at(place: str, domains: Path, tmp_path: Path, unbroken: Path) -> None:
     arguments = [*overrides(domains, tmp_path, *RUN), "RESUME", "auto"]
     assert run(arguments, tmp_path / "told", PLACES[place]) == -signal.SIGKILL
