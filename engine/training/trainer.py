@@ -11,7 +11,7 @@ from ignite.engine import Engine
 from yacs.config import CfgNode
 
 from crossreid.engine import checkpoint
-from crossreid.engine.data import Data, build_data, build_target_evaluation, with_absolute_data
+from crossreid.engine.data import Data, build_data
 from crossreid.engine.distributed import Ranks, StopRequest, agree, barrier, unwrap
 from crossreid.engine.errors import InputError
 from crossreid.engine.files import remove_stale, write_whole
@@ -20,6 +20,7 @@ from crossreid.engine.identity import check_same_images, claim, digest
 from crossreid.engine.log import LOGGER, Means, setup_text
 from crossreid.engine.method import Method
 from crossreid.engine.methods import load_method
+from crossreid.engine.reading import build_target_evaluation, with_absolute_data
 from crossreid.engine.recorder import Recorder
 from crossreid.engine.trackers import Trackers, need_trackers
 from crossreid.engine.training.handlers import Handlers, Monitor
