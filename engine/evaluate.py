@@ -12,7 +12,6 @@ from yacs.config import CfgNode
 
 from crossreid import configs
 from crossreid.configs.overrides import set_apart
-from crossreid.engine.data import build_evaluation, read
 from crossreid.engine.deploy.network import load_extractor
 from crossreid.engine.deploy.report_page import Subject, need_report, write_report
 from crossreid.engine.deploy.report_subject import subject
@@ -31,6 +30,7 @@ from crossreid.engine.evaluation.report import (
 from crossreid.engine.evaluation.retrieval import Features
 from crossreid.engine.files import write_whole
 from crossreid.engine.log import LOGGER, setup_text
+from crossreid.engine.reading import build_evaluation, read
 
 __all__ = ["load_extractor", "main"]
 CONFIG = "-config.yml"  # beside features: how they were made

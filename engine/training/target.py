@@ -12,7 +12,7 @@ from ignite.engine import Engine
 from torch import nn
 from yacs.config import CfgNode
 
-from crossreid.engine.data import Data, Evaluation
+from crossreid.engine.data import Data
 from crossreid.engine.errors import InputError
 from crossreid.engine.evaluation import criteria
 from crossreid.engine.evaluation.camera_norm import normalize_sets
@@ -25,6 +25,7 @@ from crossreid.engine.evaluation.report import percent, write_metrics
 from crossreid.engine.evaluation.retrieval import Features, Retrieval, evaluate
 from crossreid.engine.fitting import history_misfit
 from crossreid.engine.log import LOGGER
+from crossreid.engine.reading import Evaluation
 from crossreid.engine.recorder import Recorder
 
 

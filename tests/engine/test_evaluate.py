@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from crossreid import configs
-from crossreid.engine.data import with_absolute_data
 from crossreid.engine.evaluate import load_extractor, main
 from crossreid.engine.log import LOGGER
+from crossreid.engine.reading import with_absolute_data
 from crossreid.modeling.weights import read_checkpoint
 from tests.tiny import overrides, train
 
