@@ -1,9 +1,11 @@
 PYTHON := $(shell bash tools/setup.sh dev)
 
-.PHONY: lint test smoke
+.PHONY: lint test smoke campaign
 lint:
 	bash tools/check.sh
 test:
 	bash test.sh
 smoke:
 	bash test.sh -m "not slow and not ddp"
+campaign:  # 10,000 inputs of every kind, about half an hour; docs/reliability.md
+	CAMPAIGN=10000 bash test.sh tests/campaign

@@ -3,12 +3,13 @@
 bash train.sh cpu configs/demo.yml CHECKPOINT.N_SAVED 100 TEST.PERIOD 1
 python benchmarks/pictures.py demo EPOCH        # EPOCH: the last one on the source alone
 
-It reads logs/NAME and checkpoints/NAME and writes docs/img/{before,after,curve}.png.
+It reads logs/NAME and checkpoints/NAME and writes docs/img/{before_after,curve}.png.
 """
 
 from __future__ import annotations
 
 import sys
+import tempfile
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -17,13 +18,14 @@ import matplotlib
 
 matplotlib.use("agg")
 from matplotlib import pyplot as plt
+from PIL import Image
 
 from crossreid.engine.deploy.report_page import read_history
 from crossreid.engine.deploy.report_subject import subject_of
 from crossreid.engine.evaluation.ranklist import draw_rank_list
 
 IMAGES = Path(__file__).resolve().parent.parent / "docs" / "img"
-QUERIES = 4
+QUERIES, GAP = 4, 60
 
 
 def curve(history: list[dict[str, float]], epochs: int, start: int, path: Path) -> None:
@@ -41,15 +43,27 @@ def curve(history: list[dict[str, float]], epochs: int, start: int, path: Path) 
 
 
 def main() -> None:
-    name, epoch = sys.argv[1], int(sys.argv[2])
-    folder = Path("checkpoints", name)
-    for file, picture in ((f"epoch-{epoch:05d}.pt", "before"), ("last.pt", "after")):
+    name, start = sys.argv[1], int(sys.argv[2])
+    folder, sheets = Path("checkpoints", name), []
+    for file in (f"epoch-{start:05d}.pt", "last.pt"):
         about = subject_of(folder / file, "cpu", [])
         assert about.query is not None
         assert about.gallery is not None
-        epochs = about.cfg.SOLVER.EPOCHS
-        draw_rank_list(IMAGES / f"{picture}.png", about.query, about.gallery, queries=QUERIES)
-    curve(read_history(Path("logs", name, "metrics.jsonl")), epochs, epoch, IMAGES / "curve.png")
+        with tempfile.NamedTemporaryFile(suffix=".png") as sheet:
+            draw_rank_list(Path(sheet.name), about.query, about.gallery, queries=QUERIES)
+            sheets.append(Image.open(sheet.name).convert("RGB"))
+    both = Image.new("RGB", (2 * sheets[0].width + GAP, sheets[0].height), "white")
+    for x, sheet_image in zip((0, sheets[0].width + GAP), sheets):
+        both.paste(sheet_image, (x, 0))
+    both.resize((both.width * 2 // 3, both.height * 2 // 3), Image.Resampling.LANCZOS).save(
+        IMAGES / "before_after.png"
+    )
+    curve(
+        read_history(Path("logs", name, "metrics.jsonl")),
+        about.cfg.SOLVER.EPOCHS,
+        start,
+        IMAGES / "curve.png",
+    )
 
 
 if __name__ == "__main__":

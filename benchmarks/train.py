@@ -37,8 +37,8 @@ from torch import Tensor
 from benchmarks.train_parts import STEPS, Run, fill, in_trainer, in_turn, peak, ratio, seconds, shares
 from crossreid import configs
 from crossreid.engine.checkpoint import save
-from crossreid.engine.data import read
 from crossreid.engine.distributed import Ranks, unwrap
+from crossreid.engine.reading import read
 from crossreid.losses.camera_blocks import CameraBlocks
 from crossreid.losses.neighborhood import camera_aware
 from crossreid.modeling.memory import FeatureMemory

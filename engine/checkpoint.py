@@ -19,7 +19,7 @@ from crossreid.configs.overrides import pairs
 from crossreid.engine.distributed import Ranks, unwrap
 from crossreid.engine.errors import InputError
 from crossreid.engine.files import write_whole
-from crossreid.engine.fitting import kind, misfit, optimizer_misfit, scheduler_misfit
+from crossreid.engine.fitting import kind, misfit, optimizer_misfit, own_options, scheduler_misfit
 from crossreid.engine.identity import check_same_run
 from crossreid.engine.log import LOGGER
 from crossreid.modeling.weights import first_line, load_network, read_checkpoint, state_dict_of
@@ -66,13 +66,15 @@ def restore(state: Mapping[str, Any], content: Mapping[str, Any], origin: str) -
                 f"{origin} holds no {name}: it was not written by this method, use MODEL.WEIGHTS for it"
             )
         saved, where = content[name], f"{origin} ({name})"
+        if not isinstance(saved, Mapping):
+            raise InputError(f"{where}: it is {kind(saved)}, not a mapping: it is damaged")
         if isinstance(item, nn.Module):
-            if not isinstance(saved, Mapping):
-                raise InputError(f"{where}: it is {kind(saved)}, not a mapping: it is damaged")
             load_network(unwrap(item), saved, where)
             continue
         if found := _misfit(item, saved):
             raise InputError(f"{where} does not fit this run: {found}")
+        if isinstance(item, Optimizer):
+            saved = own_options(item, saved)
         if isinstance(item, LRScheduler):  # it would take any name for an attribute of its own
             saved = {key: saved[key] for key in item.state_dict() if key in saved}
         try:

@@ -1,8 +1,7 @@
-"""From the config to streams of training batches and to the splits of evaluation."""
+"""From the config to streams of training batches."""
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -13,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from yacs.config import CfgNode
 
-from crossreid.datasets import Batch, Split, Splits, load
+from crossreid.datasets import Batch, Split, Splits
 from crossreid.datasets.camstyle_copies import Styled
 from crossreid.datasets.images import ImageDataset
 from crossreid.datasets.raw_crops import RawCrops
@@ -32,6 +31,7 @@ from crossreid.engine.camera_style import find_copies, style_transform
 from crossreid.engine.distributed import Ranks
 from crossreid.engine.errors import InputError, counted
 from crossreid.engine.log import LOGGER
+from crossreid.engine.reading import images_of, read
 
 
 @dataclass(frozen=True)
@@ -121,97 +121,6 @@ class Data:
         return 1 + -(-self.batch_size // len(self.domains[name].images))
 
 
-@dataclass(frozen=True)
-class Evaluation:
-    """The target's query and gallery."""
-
-    name: str
-    query: ImageDataset
-    gallery: ImageDataset
-    plain: Compose
-
-
-def dataset_root(cfg: CfgNode) -> str:
-    """``DATASETS.ROOT``, else the environment's ``REID_DATASETS``, else ``./data``."""
-    return cfg.DATASETS.ROOT or os.environ.get("REID_DATASETS", "") or "data"
-
-
-def with_absolute_data(cfg: CfgNode) -> CfgNode:
-    """The config with the paths of its datasets written out, so that it finds them from any folder."""
-    root, fixed = os.path.abspath(dataset_root(cfg)), cfg.clone()  # noqa: PTH100 - links stay as they are
-
-    def written_out(name: str) -> str:
-        kind, _, place = name.partition(":")
-        if not place or kind == "synthetic":
-            return name
-        below = place if os.path.exists(place) else os.path.join(root, place)  # noqa: PTH110, PTH118
-        return f"{kind}:{os.path.abspath(below)}"  # noqa: PTH100
-
-    fixed.defrost()
-    fixed.DATASETS.ROOT = root
-    fixed.DATASETS.SOURCES = [written_out(name) for name in cfg.DATASETS.SOURCES]
-    fixed.DATASETS.TARGET = written_out(cfg.DATASETS.TARGET)
-    fixed.freeze()
-    return fixed
-
-
-def read(cfg: CfgNode, name: str) -> Splits:
-    """The splits of one dataset as the config wants them."""
-    options = cfg.DATASETS
-    size = options.SYNTHETIC
-    return load(
-        name,
-        dataset_root(cfg),
-        strict=options.STRICT,
-        subset=options.SUBSET,
-        train_val=options.TRAIN_VAL,
-        train_all=options.TRAIN_ALL,
-        missing="keep" if options.ON_CORRUPT == "skip" else "error",
-        synthetic={
-            "identities": size.IDENTITIES,
-            "test_identities": size.TEST_IDENTITIES,
-            "cameras": size.CAMERAS,
-            "seed": size.SEED,
-            "height": size.SIZE[0],
-            "width": size.SIZE[1],
-        },
-    )
-
-
-def images_of(cfg: CfgNode, split: Split, copies: Styled | None = None) -> ImageDataset:
-    """The decoded images of a split at the training size, with their camera-style copies if there are any."""
-    options = cfg.DATASETS
-    return ImageDataset(
-        split,
-        tuple(cfg.INPUT.SIZE),
-        interpolation=cfg.INPUT.INTERPOLATION,
-        cache=options.CACHE,
-        cache_dir=options.CACHE_DIR or None,
-        on_corrupt=options.ON_CORRUPT,
-        styled=copies,
-    )
-
-
-def build_evaluation(cfg: CfgNode, name: str) -> Evaluation:
-    """Query and gallery of a dataset.
-
-    Raises:
-        DatasetError: it has none with identities, or is missing or damaged.
-    """
-    return _evaluation(cfg, name, read(cfg, name))
-
-
-def build_target_evaluation(cfg: CfgNode) -> Evaluation | None:
-    """Query and gallery of ``DATASETS.TARGET``; None where their identities are not known."""
-    splits = read(cfg, cfg.DATASETS.TARGET)
-    return _evaluation(cfg, cfg.DATASETS.TARGET, splits) if splits.scored else None
-
-
-def _evaluation(cfg: CfgNode, name: str, splits: Splits) -> Evaluation:
-    query, gallery = splits.need_scores()
-    return Evaluation(name, images_of(cfg, query), images_of(cfg, gallery), plain_transform(cfg))
-
-
 def build_data(cfg: CfgNode, ranks: Ranks) -> Data:
     """Training domains and their streams.
 
@@ -223,15 +132,22 @@ def build_data(cfg: CfgNode, ranks: Ranks) -> Data:
     """
     sources = cfg.DATASETS.SOURCES
     batch = stream_batch(cfg, len(sources) + bool(cfg.DATASETS.ADAPT), ranks.world)
-    copies, adapted = None, {}
+    copies, unlabelled, adapted = None, None, {}
     if cfg.DATASETS.ADAPT:  # before the sources, which are the slow part
         target = read(cfg, cfg.DATASETS.TARGET)
-        split, copies = target.need_training().unlabelled(), find_copies(cfg, target)
-        adapted["target"] = build_domain(cfg, "target", split, copies, ranks)
+        unlabelled, copies = target.need_training().unlabelled(), find_copies(cfg, target)
+    drawn = [name for name in sources if name.startswith("synthetic:")]
+    on_disk = [name for name in sources if name not in drawn]
+    labelled = {
+        name: _labelled(read(cfg, name)) for name in on_disk
+    }  # a missing one is told before the slow part
+    if unlabelled is not None:
+        adapted["target"] = build_domain(cfg, "target", unlabelled, copies, ranks)
+    labelled |= {name: _labelled(read(cfg, name)) for name in drawn}
     domains = {}
     for i, name in enumerate(sources):
         stream = "source" if len(sources) == 1 else f"source_{i}"
-        domains[stream] = build_domain(cfg, stream, _labelled(read(cfg, name)), None, ranks)
+        domains[stream] = build_domain(cfg, stream, labelled[name], None, ranks)
     domains |= adapted
     steps, group = (
         cfg.DATALOADER.ITERS_PER_EPOCH or epoch_images(cfg, domains) // batch,

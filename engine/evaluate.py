@@ -12,7 +12,6 @@ from yacs.config import CfgNode
 
 from crossreid import configs
 from crossreid.configs.overrides import set_apart
-from crossreid.engine.data import build_evaluation, read
 from crossreid.engine.deploy.network import load_extractor
 from crossreid.engine.deploy.report_page import Subject, need_report, write_report
 from crossreid.engine.deploy.report_subject import subject
@@ -29,7 +28,9 @@ from crossreid.engine.evaluation.report import (
     write_metrics,
 )
 from crossreid.engine.evaluation.retrieval import Features
+from crossreid.engine.files import write_whole
 from crossreid.engine.log import LOGGER, setup_text
+from crossreid.engine.reading import build_evaluation, read
 
 __all__ = ["load_extractor", "main"]
 CONFIG = "-config.yml"  # beside features: how they were made
@@ -105,7 +106,7 @@ def _main(options: argparse.Namespace) -> None:
     folder, run = Path(cfg.OUTPUT_DIR) / "features" / features_folder(target.name), f"{cfg.NAME}-{path.stem}"
     try:
         files = save_features(folder, run, *features)
-        (folder / f"{run}{CONFIG}").write_text(cfg.dump(), encoding="utf-8")
+        write_whole(folder / f"{run}{CONFIG}", lambda file: file.write(cfg.dump().encode()))
     except OSError as error:
         raise InputError(f"cannot write features to {folder}: {error}; change OUTPUT_DIR") from None
     LOGGER.info("features %s, %s", *files)

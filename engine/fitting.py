@@ -87,6 +87,15 @@ def optimizer_misfit(optimizer: Optimizer, saved: Any) -> str:
     return ""
 
 
+def own_options(optimizer: Optimizer, saved: Mapping[str, Any]) -> dict[str, Any]:
+    """Saved state with the options of torch's kernels as this run has them, and no others."""
+    groups = [
+        {key: value if key in FILLED_IN else before[key] for key, value in group.items()}
+        for group, before in zip(optimizer.state_dict()["param_groups"], saved["param_groups"])
+    ]
+    return {"state": saved["state"], "param_groups": groups}
+
+
 def _essential(group: Mapping[str, Any]) -> dict[str, Any]:
     """A group without what torch fills in itself, which differs between its versions."""
     return {key: value for key, value in group.items() if key not in FILLED_IN}

@@ -1,17 +1,17 @@
-"""What a run tells: text on the screen and in a file, JSON lines, TensorBoard, and progress bars."""
+"""What a run tells: text on the screen and in a file, means of losses, progress bars."""
 
 from __future__ import annotations
 
-import json
+import contextlib
 import logging
+import os
 import sys
 import threading
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
-from PIL import Image
 from tqdm import tqdm
 
 LOGGER = logging.getLogger("crossreid")
@@ -26,106 +26,14 @@ def setup_text(file: Path | None, *, quiet: bool) -> None:
     LOGGER.propagate = False
     for handler in list(LOGGER.handlers):
         LOGGER.removeHandler(handler)
-        handler.close()
+        with contextlib.suppress(OSError):  # what waited for room finds none
+            handler.close()
     handlers: list[logging.Handler] = [_Screen(sys.stdout)]
     if file is not None:
-        handlers.append(logging.FileHandler(file, encoding="utf-8"))
+        handlers.append(_File(file, encoding="utf-8"))
     for handler in handlers:
         handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
         LOGGER.addHandler(handler)
-
-
-class Tracker(Protocol):
-    """Takes the numbers of a run, beside the files."""
-
-    def add(self, step: int, values: Mapping[str, float]) -> None: ...
-
-    def close(self) -> None: ...
-
-
-class Recorder:
-    """Writes numbers as JSON lines and to TensorBoard; on ranks other than the first it does nothing.
-
-    Args:
-        folder: of the run's logs; None records nothing.
-        tensorboard: also write event files there.
-        after: on resuming, drop recorded lines of steps above this one, so that none appears twice.
-        trackers: also take the numbers; closed with this recorder.
-    """
-
-    def __init__(
-        self, folder: Path | None, *, tensorboard: bool, after: int = 0, trackers: Tracker | None = None
-    ) -> None:
-        self._trackers = trackers
-        self.folder = folder
-        self._lines = None
-        self._writer = None
-        self._pictures = folder and folder / "pictures"
-        if folder is None:
-            return
-        path = folder / "metrics.jsonl"
-        kept = _kept(path, after) if after else []
-        temporary = path.with_name(".metrics.jsonl.tmp")
-        temporary.write_text("".join(kept), encoding="utf-8")
-        temporary.replace(path)  # a run killed here leaves the old lines whole
-        self._lines = path.open("a", encoding="utf-8")
-        if tensorboard:
-            from torch.utils.tensorboard import SummaryWriter
-
-            self._writer = SummaryWriter(str(folder / "tensorboard"), purge_step=after + 1 if after else 0)
-
-    def add(self, step: int, values: Mapping[str, float], **more: Any) -> None:
-        """Record numbers of a step; ``more`` goes to the JSON line alone."""
-        if self._lines is not None:
-            self._lines.write(json.dumps({"step": step, **more, **values}) + "\n")
-            self._lines.flush()
-        if self._writer is not None:
-            for name, value in values.items():
-                self._writer.add_scalar(name, value, step)
-        if self._trackers is not None:
-            self._trackers.add(step, values)
-
-    def draw(self, step: int, epoch: int, pictures: Mapping[str, torch.Tensor]) -> None:
-        """Keep pictures, uint8 [3, H, W] by name, as ``pictures/<name>-<epoch>.png`` and in TensorBoard."""
-        if self._pictures is None or not pictures:
-            return
-        self._pictures.mkdir(exist_ok=True)
-        for name, picture in pictures.items():
-            pixels = picture.cpu().permute(1, 2, 0).numpy()
-            Image.fromarray(pixels).save(self._pictures / f"{name}-{epoch:04d}.png")
-            if self._writer is not None:
-                self._writer.add_image(name, picture.cpu(), step)
-
-    def close(self) -> None:
-        if self._lines is not None:
-            self._lines.close()
-        if self._writer is not None:
-            self._writer.close()
-        if self._trackers is not None:
-            self._trackers.close()
-
-
-def _kept(path: Path, after: int) -> list[str]:
-    """The lines of steps up to ``after``; a damaged line is named and dropped."""
-    kept = []
-    for number, line in enumerate(_lines(path), 1):
-        try:
-            if json.loads(line)["step"] <= after:
-                kept.append(line)
-        except (ValueError, KeyError, TypeError, RecursionError):
-            LOGGER.warning("%s: line %d is damaged and dropped", path, number)
-    return kept
-
-
-def _lines(path: Path) -> list[str]:
-    """The whole lines of a file; a last line that a killed run left unfinished is dropped."""
-    if not path.is_file():
-        return []
-    return [
-        line
-        for line in path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
-        if line.endswith("\n")
-    ]
 
 
 class Means:
@@ -204,8 +112,34 @@ def progress_bar(total: int, label: str, *, enabled: bool = True, **options: Any
     return tqdm(total=total, desc=label, disable=not shown, leave=False, dynamic_ncols=True, **options)
 
 
+class _File(logging.FileHandler):
+    """The text log; a full or read-only disk is told once, and nothing stops for it."""
+
+    failed = False
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        error = sys.exc_info()[1]
+        if not isinstance(error, OSError):
+            super().handleError(record)
+        elif not self.failed:
+            self.failed = True
+            text = f"warning: {self.baseFilename} cannot be written, its lines wait for room: {error}"
+            print(text, file=sys.stderr)  # noqa: T201
+
+
 class _Screen(logging.StreamHandler):
-    """Writes lines above the bars that are on the terminal."""
+    """Writes lines above the bars that are on the terminal; where they are sent to a full disk, training goes on."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        error = sys.exc_info()[1]
+        if not isinstance(error, OSError):
+            super().handleError(record)
+            return
+        with contextlib.suppress(OSError):
+            print(f"warning: the text output ends here: {error}", file=sys.stderr, flush=True)  # noqa: T201
+        devnull = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(devnull, self.stream.fileno())  # what is still in the buffer must not fail at the end
+        os.close(devnull)
 
     def emit(self, record: logging.LogRecord) -> None:
         with tqdm.external_write_mode(file=sys.stderr):

@@ -44,25 +44,30 @@ class Backbone(nn.Module):
         return self.layer4(self.layer3(self.layer2(self.layer1(x))))
 
 
+TINY = {"tiny": (32, 64, 128, 256), "tiny_half": (16, 32, 64, 128)}  # channels of the stages
+
+
 class TinyBackbone(nn.Module):
-    """A small residual network to be trained from scratch on CPUs: [B, 3, H, W] to [B, 256, H/s, W/s], s = 8 or 16.
+    """A small residual network to be trained from scratch on CPUs: [B, 3, H, W] to [B, D, H/s, W/s], s = 8 or 16.
 
     Args:
         last_stride: 1 or 2, of the last stage.
+        widths: channels of the four stages; the last is D.
     """
 
-    out_channels = 256
     stage_names = (("stem",), ("stages.0",), ("stages.1",), ("stages.2",), ("stages.3",))
 
-    def __init__(self, last_stride: int) -> None:
+    def __init__(self, last_stride: int, widths: tuple[int, int, int, int] = TINY["tiny"]) -> None:
         super().__init__()
-        self.stride = 8 * last_stride
+        first, strides = widths[0], (2, 1, 2, last_stride)
+        self.out_channels, self.stride = widths[-1], 8 * last_stride
         self.stem = nn.Sequential(
-            nn.Conv2d(3, 32, 5, stride=2, padding=2, bias=False), nn.BatchNorm2d(32), nn.ReLU(inplace=True)
+            nn.Conv2d(3, first, 5, stride=2, padding=2, bias=False),
+            nn.BatchNorm2d(first),
+            nn.ReLU(inplace=True),
         )
-        widths, strides = (32, 64, 128, 256), (2, 1, 2, last_stride)
         self.stages = nn.Sequential(
-            *(_basic_block(a, b, s) for a, b, s in zip((32, *widths[:-1]), widths, strides, strict=True))
+            *(_basic_block(a, b, s) for a, b, s in zip((first, *widths[:-1]), widths, strides, strict=True))
         )
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
@@ -118,13 +123,13 @@ def build_backbone(
     elif "." in name:
         only(name, options)
         backbone = _build_outside(name, last_stride)
-    elif name == "tiny":
+    elif name in TINY:
         only(name, options)
         if pretrained == "imagenet":
             raise ModelError(
-                "MODEL.BACKBONE tiny has no ImageNet weights: set MODEL.PRETRAINED none (or a path)"
+                f"MODEL.BACKBONE {name} has no ImageNet weights: set MODEL.PRETRAINED none (or a path)"
             )
-        backbone = TinyBackbone(last_stride)
+        backbone = TinyBackbone(last_stride, TINY[name])
     elif (base := name.removesuffix("_ibn_a")) in resnets():
         only(name, options)
         backbone = Backbone(torchvision.models.get_model(base, weights=None), last_stride)

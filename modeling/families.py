@@ -36,7 +36,7 @@ def names() -> list[str]:
     """Every backbone by name, without those of timm and of import paths."""
     stems = [f"{name}{ICS}" for name in ("vit_tiny", "vit_small", "vit_base")]
     nets = [*resnets(), *(f"{name}_ibn_a" for name in resnets()), *torchvision_nets.names()]
-    return ["tiny", *nets, *vit.SIZES, *stems, *osnet.NAMES, *swin.SIZES, *clip.SIZES]
+    return ["tiny", "tiny_half", *nets, *vit.SIZES, *stems, *osnet.NAMES, *swin.SIZES, *clip.SIZES]
 
 
 def only(name: str, options: Options, **allowed: tuple[Any, ...]) -> None:
@@ -75,7 +75,7 @@ def build_family(name: str, options: Options) -> nn.Module:
     near = difflib.get_close_matches(name, names(), n=1)
     hint = f"; did you mean {near[0]}?" if near else "."
     raise ModelError(
-        f"MODEL.BACKBONE {name!r} is unknown{hint} Known are tiny, resnet*, resnext*, …_ibn_a, convnext_*, "
+        f"MODEL.BACKBONE {name!r} is unknown{hint} Known are tiny, tiny_half, resnet*, resnext*, …_ibn_a, convnext_*, "
         "efficientnet_*, mobilenet_*, swin_*, vit_*, osnet_*, solider_swin_*, clip_vit_*, timm:NAME and import paths"
     )
 

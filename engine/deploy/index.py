@@ -8,7 +8,9 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import struct
 import zipfile
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -27,6 +29,10 @@ FORMAT = 1
 META, VECTORS, PHOTOS = "index.json", "vectors.npy", "photos.npz"
 DTYPES = ("float16", "float32")
 Array = NDArray[Any]
+DAMAGE = (  # what reading JSON, NumPy files and archives of any bytes raises
+    OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, OverflowError, MemoryError, RuntimeError,
+    SyntaxError, zipfile.BadZipFile, zlib.error, struct.error,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -120,16 +126,19 @@ def open_index(folder: str | Path) -> Index:
         if meta["format"] != FORMAT:
             raise InputError(f"{folder} is an index of format {meta['format']}, this version reads {FORMAT}")
         vectors = np.load(folder / VECTORS, mmap_mode="c", allow_pickle=False)
-        columns = _read_columns(folder / PHOTOS, meta["cameras"])
+        columns = _read_columns(folder / PHOTOS, _names(meta["cameras"]))
         shape = (meta["count"], meta["dim"])
+        if not isinstance(meta["digest"], str):
+            raise ValueError(f"digest {meta['digest']!r}")
         if vectors.shape != shape or len(columns.paths) != shape[0] or str(vectors.dtype) != meta["dtype"]:
             raise ValueError(
                 f"{vectors.dtype} {vectors.shape} vectors and {len(columns.paths)} photos for {shape}"
             )
-    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+    except DAMAGE as error:
         if isinstance(error, InputError):
             raise
-        raise InputError(f"{folder}: the index is truncated or damaged ({error}): make it anew") from None
+        why = next(iter(str(error).splitlines()), type(error).__name__)[:200]
+        raise InputError(f"{folder}: the index is truncated or damaged ({why}): make it anew") from None
     return Index(folder, vectors, columns, meta)
 
 
@@ -300,6 +309,20 @@ def _read_columns(path: Path, cameras: list[str]) -> Columns:
             file["stamps"],
             cameras,
         )
-    if {len(columns.cameras), len(columns.tracks), len(columns.times), len(columns.stamps)} != {len(paths)}:
-        raise ValueError("columns of different lengths")
+    rows = len(paths)
+    for name, kinds, shape in (
+        ("cameras", "iu", (rows,)), ("tracks", "iu", (rows,)), ("persons", "iu", (rows,)), ("times", "f", (rows,)),
+        ("stamps", "iu", (rows, 2)),
+    ):  # fmt: skip
+        values = getattr(columns, name)
+        if values.dtype.kind not in kinds or values.shape != shape:
+            raise ValueError(f"{name} are {values.dtype} {values.shape} for {rows} photos")
+    if rows and not 0 <= int(columns.cameras.min()) <= int(columns.cameras.max()) < len(cameras):
+        raise ValueError(f"a camera that is not among the {len(cameras)} names")
     return columns
+
+
+def _names(cameras: Any) -> list[str]:
+    if not isinstance(cameras, list) or not all(isinstance(name, str) for name in cameras):
+        raise ValueError(f"cameras {str(cameras)[:60]}")
+    return cameras

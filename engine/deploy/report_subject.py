@@ -13,7 +13,6 @@ from yacs.config import CfgNode
 from crossreid import configs
 from crossreid.datasets.splits import Split, Splits
 from crossreid.engine.augmentation import plain_transform
-from crossreid.engine.data import build_target_evaluation, images_of, read
 from crossreid.engine.deploy.network import load_extractor
 from crossreid.engine.deploy.report_page import POINTS, Subject, read_history
 from crossreid.engine.distributed import Ranks, parse_devices
@@ -22,6 +21,7 @@ from crossreid.engine.evaluation.extraction import extract, extract_query_galler
 from crossreid.engine.evaluation.report import load_features
 from crossreid.engine.evaluation.retrieval import Features
 from crossreid.engine.optim import Precision
+from crossreid.engine.reading import build_target_evaluation, images_of, read
 
 FOREIGN = "the config that it was made with is not beside it"
 

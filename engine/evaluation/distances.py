@@ -137,5 +137,6 @@ def _fill(
             if metric == "euclidean":
                 tile.mul_(2).sub_(gallery.squares[left:right])
             if metric == "euclidean" and comparable:
-                tile.sub_(queries.squares[top:bottom, None])
-            target.copy_(tile)
+                torch.sub(tile, queries.squares[top:bottom, None], out=target)
+            else:
+                target.copy_(tile)

@@ -12,12 +12,12 @@ from yacs.config import CfgNode
 
 from crossreid.datasets.images import ImageDataset
 from crossreid.datasets.transforms import Compose
-from crossreid.engine.data import Evaluation
 from crossreid.engine.distributed import Ranks
 from crossreid.engine.evaluation.retrieval import Features
 from crossreid.engine.hardware import for_evaluation
 from crossreid.engine.log import progress_bar
 from crossreid.engine.optim import Precision
+from crossreid.engine.reading import Evaluation
 
 
 @torch.no_grad()

@@ -11,6 +11,8 @@ from crossreid.engine.evaluation.distances import blocks, pair_blocks
 from crossreid.engine.evaluation.features import FeatureMatrix, duplicates
 from crossreid.engine.log import progress_bar
 
+FIRST_ROWS = 512  # of the first block at a time: lists fill, and most later points are too far
+
 
 def stable_topk(scores: torch.Tensor, k: int) -> torch.Tensor:
     """Columns of the k largest entries of each row [q, k], rising; of equal entries the leftmost are chosen."""
@@ -95,7 +97,9 @@ def nearest_points(
             part.copy_(block[: len(part), -corner.shape[1] :])
         found.see_farthest(first, left, block, symmetric=not len(copies[0]))
         block[own, first - left + own] = torch.inf  # an exact copy may not come before the point itself
-        found.see(first, left, block, symmetric=not len(copies[0]))
+        rows = FIRST_ROWS if first == 0 else len(block)  # lists that are full let few of the later points in
+        for top in range(0, len(block), rows):
+            found.see(first + top, left, block[top : top + rows], symmetric=not len(copies[0]))
         bar.update(len(block))
     bar.close()
     return found.joined(ranks)

@@ -12,6 +12,7 @@ from PIL import Image, ImageDraw
 from torch.nn import functional as F
 
 from crossreid.engine.evaluation.retrieval import Features
+from crossreid.engine.files import write_whole
 
 TILE = (64, 128)
 CAPTION = 14  # pixels of text beneath a tile
@@ -81,6 +82,9 @@ def draw_rank_list(path: Path, query: Features, gallery: Features, *, queries: i
         path: of the PNG.
         query, gallery: features with paths.
         queries: rows of the picture.
+
+    Raises:
+        OSError: an image that is gone, a full or read-only disk; an earlier picture is whole.
     """
     rows = np.unique(np.linspace(0, len(query.pids) - 1, queries).round().astype(int))
     width, height = TILE[0] + 8, TILE[1] + 8 + CAPTION
@@ -95,7 +99,7 @@ def draw_rank_list(path: Path, query: Features, gallery: Features, *, queries: i
             colour = GREY if right is None else GREEN if right else RED
             words = f"c{int(gallery.cams[column])} {score:.2f}"
             _paste(sheet, gallery.paths[column], 12 + width * (x + 1), y * height, colour, words)
-    sheet.save(path)
+    write_whole(path, lambda file: sheet.save(file, "PNG"))
 
 
 def _paste(sheet: Image.Image, path: str, x: int, y: int, colour: tuple[int, int, int], words: str) -> None:

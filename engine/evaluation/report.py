@@ -18,6 +18,7 @@ from crossreid.engine.errors import InputError
 from crossreid.engine.evaluation.options import RetrievalOptions
 from crossreid.engine.evaluation.rerank import evaluate_reranked
 from crossreid.engine.evaluation.retrieval import CameraPairs, Features, Retrieval, evaluate
+from crossreid.engine.files import write_whole
 
 PARTS = ("query", "gallery")
 
@@ -132,9 +133,8 @@ def write_metrics(path: Path, run: str, results: Mapping[str, Retrieval], **more
         more: what else the entry shall say (dataset, checkpoint, ...), as JSON values.
 
     Raises:
-        InputError: the file is there, but is not one of ours.
+        InputError: the file is there, but is not one of ours; or the disk is full or read-only.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     try:
         content = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     except ValueError:
@@ -142,9 +142,11 @@ def write_metrics(path: Path, run: str, results: Mapping[str, Retrieval], **more
     if not isinstance(content, dict):
         raise InputError(f"{path} is not a metrics file of this program: move it away")
     content[run] = {**more, "results": {name: as_dict(result) for name, result in results.items()}}
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-    partial.replace(path)
+    text = json.dumps(content, indent=2, allow_nan=False) + "\n"
+    try:
+        write_whole(path, lambda file: file.write(text.encode()))
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {error}; free some space, or change OUTPUT_DIR") from None
 
 
 def save_features(folder: Path, run: str, query: Features, gallery: Features) -> tuple[Path, Path]:

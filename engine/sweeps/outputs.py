@@ -18,12 +18,12 @@ from crossreid.configs.overrides import pairs
 from crossreid.configs.reading import BASE
 from crossreid.engine.comparison.groups import Group, cell, compare, short_names
 from crossreid.engine.comparison.output import can_draw, draw_curves, write
-from crossreid.engine.comparison.runs import Record
+from crossreid.engine.comparison.runs import Record, flat
 from crossreid.engine.comparison.statistics import rank_correlation
 from crossreid.engine.comparison.table import Table
 from crossreid.engine.evaluation.criteria import CRITERIA
 from crossreid.engine.sweeps.asked import ORACLE
-from crossreid.engine.sweeps.plan import ROW, Point, Run, Sweep
+from crossreid.engine.sweeps.plan import ROW, Point, Run, Sweep, load_run
 from crossreid.engine.sweeps.results import DONE, FAILED, PRUNED, Results, objective
 
 CORRELATED = 5  # runs that a rank correlation needs
@@ -127,7 +127,7 @@ def _unfinished(results: Results, points: Sequence[Point]) -> list[str]:
                 progress = results.progress(run)
                 where = f" at epoch {progress[-1][0]}, {progress[-1][1]:.3f}" if progress else ""
                 lines.append(f"pruned: {run.name}{where}")
-    return lines + [f"{left} runs are not done yet"] * bool(left)
+    return lines + [f"{left} {'run is' if left == 1 else 'runs are'} not done yet"] * bool(left)
 
 
 def trials_csv(results: Results, points: Sequence[Point], devices: str) -> str:
@@ -178,13 +178,17 @@ def _text(value: Any) -> str:
 
 
 def best_yaml(results: Results, point: Point) -> str:
-    """The best point as a config: the sweep's over the YAML that it started from."""
+    """The best point as a config: over the YAML that the sweep started from, or whole where that is a template."""
     sweep = results.sweep
-    run = sweep.runs(point)[0]
-    origin = Path(sweep.config)
-    base = os.path.relpath(origin, sweep.folder) if origin.is_file() else sweep.config
-    tree: dict[str, Any] = {BASE: base, "NAME": f"{sweep.folder.name}-best"}
-    for key, value in pairs(list(run.overrides)):
+    run, origin, name = sweep.runs(point)[0], Path(sweep.config), f"{sweep.folder.name}-best"
+    if origin.is_file():
+        tree: dict[str, Any] = {BASE: os.path.relpath(origin, sweep.folder), "NAME": name}
+        settings = dict(pairs(list(run.overrides)))
+    else:
+        tree = {"NAME": name}
+        aside = ("NAME", "OUTPUT_DIR", "RESUME", "IF_EXISTS")
+        settings = {k: v for k, v in flat(load_run(sweep, run.overrides)).items() if k not in aside}
+    for key, value in settings.items():
         *sections, last = key.split(".")
         node = tree
         for section in sections:

@@ -14,6 +14,8 @@ import numpy as np
 from yacs.config import CfgNode
 
 from crossreid import configs
+from crossreid.configs.checks import get
+from crossreid.configs.loading import known_keys
 from crossreid.engine.data import stream_batch
 from crossreid.engine.errors import InputError
 from crossreid.engine.sweeps.space import Axis, word
@@ -124,7 +126,7 @@ class Sweep:
         return [self.config, *run.overrides, *own]
 
     def _words(self, point: Point, seed: int) -> tuple[str, ...]:
-        found = list(self.overrides)
+        found = [*self.overrides, *_with_seed(self.base)]
         for key, value in point.values:
             for name, setting in self.rows[value].items() if key == ROW else ((key, value),):
                 found += [name, word(setting)]
@@ -143,6 +145,12 @@ class Sweep:
             digest = hashlib.sha256(repr(point.values).encode()).hexdigest()[:6]
             clean = f"{clean[:80]}-{digest}"
         return f"{clean}-seed{seed}"
+
+
+def _with_seed(cfg: CfgNode) -> list[str]:
+    """Overrides for the texts of the YAML itself that hold ``{SEED}``."""
+    texts = ((key, get(cfg, key)) for key in known_keys(cfg))
+    return [w for key, value in texts if isinstance(value, str) and "{SEED}" in value for w in (key, value)]
 
 
 def _simple(point: Point) -> bool:

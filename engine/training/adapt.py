@@ -13,12 +13,12 @@ from yacs.config import CfgNode
 from crossreid import configs
 from crossreid.configs.overrides import pairs
 from crossreid.engine.checkpoint import restored_config
-from crossreid.engine.data import read
 from crossreid.engine.distributed import parse_devices
 from crossreid.engine.errors import InputError
+from crossreid.engine.reading import read
 from crossreid.modeling.weights import read_checkpoint
 
-EPOCHS = 16  # of adaptation from a checkpoint: the schedule of configs/demo.yml
+EPOCHS = 16  # of adaptation from a checkpoint
 STEPS = (20, 200)  # fewest and most of an epoch
 MIXUP_BATCH = 64  # photos of a domain a step, at most
 

@@ -16,7 +16,6 @@ from crossreid.configs.overrides import set_apart
 from crossreid.engine.distributed import Nodes, connect, disconnect, parse_devices, read_nodes
 from crossreid.engine.errors import InputError, fail, guarded
 from crossreid.engine.training import watch
-from crossreid.engine.training.stages import run_stages
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -34,6 +33,10 @@ def _main(arguments: list[str] | None) -> None:
     plain, assigned = set_apart(sys.argv[1:] if arguments is None else arguments)
     options = parser.parse_args(plain)
     cfg = configs.load(options.config, [*options.overrides, *assigned])
+    if not cfg.FIRST_STAGE:
+        raise SystemExit(start(cfg, options.devices))
+    from crossreid.engine.training.stages import run_stages
+
     raise SystemExit(
         run_stages(cfg, [*options.overrides, *assigned], lambda stage: start(stage, options.devices))
     )
@@ -74,9 +77,9 @@ def _rank(cfg: CfgNode, devices: str) -> int:
     return 0
 
 
-def _worker(config: str, devices: str, folder: str) -> None:
+def _worker(config: str, devices: str, folder: str, parent: int) -> None:
     """One of several ranks: what goes wrong is left in a file, so that the parent tells it once."""
-    watch.follow(Path(folder))
+    watch.follow(Path(folder), parent)
     cfg = CfgNode.load_cfg(config)
     cfg.freeze()
     try:
@@ -116,7 +119,7 @@ def _launch(cfg: CfgNode, devices: str, processes: int, nodes: Nodes) -> int:
             logs_specs=DefaultLogsSpecs(log_dir=folder),  # torch would leave a folder behind
         )
         try:
-            elastic_launch(launch, _worker)(cfg.dump(), devices, folder)
+            elastic_launch(launch, _worker)(cfg.dump(), devices, folder, os.getpid())
         except SignalException as error:
             return 128 + int(error.sigval)
         except (RendezvousError, DistError) as error:

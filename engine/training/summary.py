@@ -9,11 +9,12 @@ from yacs.config import CfgNode
 
 from crossreid.engine import checkpoint
 from crossreid.engine.arithmetic import resolve
-from crossreid.engine.data import Data, Evaluation, read
+from crossreid.engine.data import Data
 from crossreid.engine.distributed import Ranks
 from crossreid.engine.errors import InputError, counted
 from crossreid.engine.log import LOGGER
 from crossreid.engine.method import Method
+from crossreid.engine.reading import Evaluation, read
 from crossreid.engine.training.target import TargetEvaluation
 
 

@@ -12,7 +12,8 @@ from ignite.engine import Engine
 from torch import nn
 from yacs.config import CfgNode
 
-from crossreid.engine.data import Data, Evaluation
+from crossreid.engine.data import Data
+from crossreid.engine.errors import InputError
 from crossreid.engine.evaluation import criteria
 from crossreid.engine.evaluation.camera_norm import normalize_sets
 from crossreid.engine.evaluation.clusters import ClusterOptions
@@ -23,7 +24,9 @@ from crossreid.engine.evaluation.ranklist import draw_rank_list
 from crossreid.engine.evaluation.report import percent, write_metrics
 from crossreid.engine.evaluation.retrieval import Features, Retrieval, evaluate
 from crossreid.engine.fitting import history_misfit
-from crossreid.engine.log import LOGGER, Recorder
+from crossreid.engine.log import LOGGER
+from crossreid.engine.reading import Evaluation
+from crossreid.engine.recorder import Recorder
 
 
 @dataclass
@@ -133,11 +136,11 @@ class TargetEvaluation:
         self._tell(epoch, title, result)
         if self.recorder.folder is not None:
             file = self.recorder.folder / "metrics.json"  # of this run's last evaluation alone
-            file.unlink(missing_ok=True)
-            write_metrics(
-                file, self.cfg.NAME, {"plain": result},
-                dataset=self.target.name, epoch=epoch, title=title, metric=self.options.metric,
-            )  # fmt: skip
+            about = {"dataset": self.target.name, "epoch": epoch, "title": title}
+            try:
+                write_metrics(file, self.cfg.NAME, {"plain": result}, **about, metric=self.options.metric)
+            except InputError as error:  # a full disk: the run goes on
+                LOGGER.warning("%s", error)
         return values
 
     @property
@@ -173,5 +176,9 @@ class TargetEvaluation:
         if not (self.cfg.LOG.RANK_LIST and self.ranks.first and self.features):
             return False
         features = normalize_sets(*self.features) if self.options.camera_norm else self.features
-        draw_rank_list(path, *features, queries=self.cfg.LOG.RANK_LIST)
+        try:
+            draw_rank_list(path, *features, queries=self.cfg.LOG.RANK_LIST)
+        except OSError as error:  # a full disk, or an image that is gone
+            LOGGER.warning("no rank list: %s", error)
+            return False
         return True

@@ -11,15 +11,17 @@ from ignite.engine import Engine
 from yacs.config import CfgNode
 
 from crossreid.engine import checkpoint
-from crossreid.engine.data import Data, build_data, build_target_evaluation, with_absolute_data
+from crossreid.engine.data import Data, build_data
 from crossreid.engine.distributed import Ranks, StopRequest, agree, barrier, unwrap
 from crossreid.engine.errors import InputError
-from crossreid.engine.files import remove_stale
+from crossreid.engine.files import remove_stale, write_whole
 from crossreid.engine.hardware import prepare_backbones, set_arithmetic
 from crossreid.engine.identity import check_same_images, claim, digest
-from crossreid.engine.log import LOGGER, Means, Recorder, setup_text
+from crossreid.engine.log import LOGGER, Means, setup_text
 from crossreid.engine.method import Method
 from crossreid.engine.methods import load_method
+from crossreid.engine.reading import build_target_evaluation, with_absolute_data
+from crossreid.engine.recorder import Recorder
 from crossreid.engine.trackers import Trackers, need_trackers
 from crossreid.engine.training.handlers import Handlers, Monitor
 from crossreid.engine.training.prefetch import on_device
@@ -40,6 +42,7 @@ def run(cfg: CfgNode, ranks: Ranks) -> None:
     if resume:
         checkpoint.check_resume(cfg, resume)
     need_trackers(cfg.LOG.TRACKERS)
+    _check_weights(cfg, resume)
     _make_folders(cfg, ranks, (logs, saved))
     setup_text(logs / "train.log" if ranks.first else None, quiet=not ranks.first)
     set_arithmetic(cfg)
@@ -56,7 +59,7 @@ def run(cfg: CfgNode, ranks: Ranks) -> None:
     state, means = {**method.state, "progress": progress}, Means()
     done, length = _restore(cfg, ranks, data, state, means, resume), len(data.streams)
     if ranks.first:
-        (logs / "config.yml").write_text(with_absolute_data(cfg).dump(), encoding="utf-8")
+        _write_config(with_absolute_data(cfg), logs / "config.yml")
         introduce(cfg, ranks, data, target, resume, done)
     own = resume is not None and resume.resolve().parent == saved.resolve()
     recorder = Recorder(
@@ -96,6 +99,15 @@ def _train(engine: Engine, data: Data, done: int, epochs: int) -> None:
         engine.run(batches, max_epochs=epochs, epoch_length=length)
 
 
+def _check_weights(cfg: CfgNode, resume: Path | None) -> None:
+    """Say which weight file is not there before any data are read."""
+    named = {} if resume else {"MODEL.WEIGHTS": cfg.MODEL.WEIGHTS, "MODEL.PRETRAINED": cfg.MODEL.PRETRAINED}
+    for key, path in named.items():
+        unused = path in ("", "none", "imagenet") or (key == "MODEL.PRETRAINED" and cfg.MODEL.WEIGHTS)
+        if not unused and not Path(path).expanduser().is_file():
+            raise InputError(f"{key}: no checkpoint {path}")
+
+
 def _make_folders(cfg: CfgNode, ranks: Ranks, folders: tuple[Path, ...]) -> None:
     """Make the run's folders, and see that they can be written to."""
     if ranks.first:
@@ -107,6 +119,13 @@ def _make_folders(cfg: CfgNode, ranks: Ranks, folders: tuple[Path, ...]) -> None
         except OSError as error:
             raise InputError(f"cannot write below OUTPUT_DIR {cfg.OUTPUT_DIR!r}: {error}") from None
     barrier(ranks)
+
+
+def _write_config(cfg: CfgNode, path: Path) -> None:
+    try:
+        write_whole(path, lambda file: file.write(cfg.dump().encode()))
+    except OSError as error:
+        LOGGER.warning("no %s, checkpoints hold the config, too: %s", path, error)
 
 
 def _load_weights(cfg: CfgNode, method: Method) -> None:

@@ -23,10 +23,16 @@ ENDED = 60.0  # seconds after which it is ended, so that the run can be resumed
 CONTINUE = "continue with RESUME auto"
 
 
-def follow(folder: Path) -> None:
-    """In a rank: note its process for the parent, and end when the parent was killed, leaving no file behind."""
+def follow(folder: Path, parent: int) -> None:
+    """In a rank: note its process for the parent, and end when the parent was killed, leaving no file behind.
+
+    Args:
+        parent: its process; named by itself, since it may be gone before this rank asks.
+    """
+    if os.getppid() != parent:
+        os._exit(1)
     (folder / f"{os.environ['RANK']}.pid").write_text(str(os.getpid()), encoding="ascii")
-    threading.Thread(target=_die_with, args=(os.getppid(), folder), daemon=True).start()
+    threading.Thread(target=_die_with, args=(parent, folder), daemon=True).start()
 
 
 def _die_with(parent: int, folder: Path) -> None:

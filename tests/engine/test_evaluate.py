@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from crossreid import configs
-from crossreid.engine.data import with_absolute_data
 from crossreid.engine.evaluate import load_extractor, main
 from crossreid.engine.log import LOGGER
+from crossreid.engine.reading import with_absolute_data
 from crossreid.modeling.weights import read_checkpoint
 from tests.tiny import overrides, train
 
@@ -51,7 +51,7 @@ def test_a_checkpoint_scores_as_in_training(trained: Path, capsys: pytest.Captur
     assert set(entry["results"]) == {"plain", "re-ranked"}
     with np.load(folder / "demo-last-gallery.npz") as file:
         assert set(file.files) == {"vectors", "pids", "cams", "paths", "extraction"}
-        assert file["vectors"].shape == (len(file["pids"]), 256)
+        assert file["vectors"].shape == (len(file["pids"]), 128)
 
     main(["cpu", str(folder / "demo-last-query.npz"), "--ap", "trapezoidal"])  # no model, no images
     assert "trapezoidal average precision" in capsys.readouterr().out

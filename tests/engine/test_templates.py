@@ -37,7 +37,10 @@ def test_one_step(path: Path, domains: Path, tmp_path: Path, monkeypatch: pytest
     if cfg.METHOD == "disentangle":
         arguments += ["DISENTANGLE.SOURCE_EPOCHS", "0", "DISENTANGLE.DECODER_WIDTHS", "[16, 16, 16, 16]"]
         arguments += ["MODEL.WEIGHTS", ""]  # of ARN's first stage
-        arguments += ["MODEL.BACKBONE", "tiny" if cfg.MODEL.BACKBONE == "tiny" else "resnet18"]
+        arguments += [
+            "MODEL.BACKBONE",
+            cfg.MODEL.BACKBONE if cfg.MODEL.BACKBONE.startswith("tiny") else "resnet18",
+        ]
     if cfg.METHOD == "m3l":  # the templates differ in their domains alone
         arguments += ["M3L.PLAIN_EPOCHS", "0", "M3L.STEM_RELU", "true", "MODEL.BACKBONE", "tiny"]
     if cfg.METHOD in ("cluster_contrast", "camera_proxy", "bau"):
@@ -49,7 +52,10 @@ def test_one_step(path: Path, domains: Path, tmp_path: Path, monkeypatch: pytest
         arguments += ["CLUSTER_CONTRAST.SOURCE_EPOCHS", "0"]
     if cfg.METHOD == "central_feature":
         arguments += ["INPUT.SIZE", "[96, 48]"]  # the patch generator needs maps of 3x3
-        arguments += ["MODEL.BACKBONE", "tiny" if cfg.MODEL.BACKBONE == "tiny" else "resnet18"]
+        arguments += [
+            "MODEL.BACKBONE",
+            cfg.MODEL.BACKBONE if cfg.MODEL.BACKBONE.startswith("tiny") else "resnet18",
+        ]
         if cfg.CENTRAL_FEATURE.STAGE == "unsupervised":
             stage_one = tmp_path / "stage_one.pt"
             torch.save(

@@ -17,7 +17,8 @@ from crossreid.modeling.reid import ReIDNet, ReIDOutput
 
 @pytest.mark.parametrize(
     ("name", "stride", "channels", "reduction"),
-    [("tiny", 1, 256, 8), ("tiny", 2, 256, 16), ("resnet18", 1, 512, 16), ("resnet18", 2, 512, 32),
+    [("tiny", 1, 256, 8), ("tiny_half", 2, 128, 16), ("tiny", 2, 256, 16),
+     ("resnet18", 1, 512, 16), ("resnet18", 2, 512, 32),
      ("resnet34", 1, 512, 16), ("resnet50", 1, 2048, 16), ("resnet50", 2, 2048, 32), ("resnet50_ibn_a", 1, 2048, 16)],
 )  # fmt: skip
 def test_feature_map(name: str, stride: int, channels: int, reduction: int) -> None:

@@ -105,11 +105,11 @@ def test_the_memory_holds_identities_and_then_clusters(domains: Path, tmp_path: 
     memory, labels = method.state["memory"], method.state["labels"]
     method.prepare(1)
     identities = data.domains["source"].num_identities
-    assert memory.rows.features.shape == (identities, 256)
+    assert memory.rows.features.shape == (identities, 128)
     assert set(labels.labels.tolist()) == {0}
     method.prepare(2)
     clusters = labels.num_clusters
-    assert memory.rows.features.shape == (identities + clusters, 256)
+    assert memory.rows.features.shape == (identities + clusters, 128)
     images = data.domains["target"].images
     net: nn.Module = method.extractor.eval()
     with torch.no_grad():
@@ -193,7 +193,7 @@ def test_fewer_clusters_than_a_batch_wants_are_told(domains: Path, tmp_path: Pat
 def test_two_stages_and_the_evaluation_of_both_forms(
     domains: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    source = ["NAME", "source", "DATASETS.ADAPT", "false", "MODEL.LAST_STRIDE", "1", "SOLVER.EPOCHS", "1"]
+    source = ["NAME", "source", "DATASETS.ADAPT", "false", "SOLVER.EPOCHS", "1"]
     train("configs/demo.yml", overrides(domains, tmp_path, *source))
     weights = str(tmp_path / "checkpoints/source/last.pt")
     second = ["NAME", "second", "MODEL.WEIGHTS", weights, "SOLVER.EPOCHS", "1", "TEST.AT_START", "true"]

@@ -143,6 +143,19 @@ def test_a_yaml_says_what_varies_and_the_command_line_has_the_last_word(tmp_path
     assert configs.load(file).SOLVER.EPOCHS == 12  # a training of this file is the config without the sweep
 
 
+SWEEPS = sorted(path for path in Path("benchmarks/sweeps").glob("*.yml") if "SWEEP:" in path.read_text())
+
+
+@pytest.mark.parametrize("file", SWEEPS, ids=lambda file: file.stem)
+def test_the_sweeps_of_the_result_tables_can_start(file: Path) -> None:
+    sweep = read_sweep(str(file), [], Wishes())
+    check_runs(sweep, 1)
+    assert sweep.folder.name == file.stem
+    if file.stem == "central_feature_2":
+        words = sweep.runs(sweep.points()[0])[2].overrides
+        assert configs.load(file, list(words)).MODEL.WEIGHTS.endswith("first-seed2/last.pt")
+
+
 def test_rows_are_several_keys_at_once_and_views_show_another_evaluation(tmp_path: Path) -> None:
     file = tmp_path / "rows.yml"
     file.write_text(

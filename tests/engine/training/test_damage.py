@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from crossreid.engine.log import Recorder
+from crossreid.engine.recorder import Recorder
 from crossreid.modeling import ModelError
 from crossreid.modeling.weights import read_checkpoint
 

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from crossreid.engine.log import LOGGER, Means, Recorder, setup_text
+from crossreid.engine.log import LOGGER, Means, setup_text
+from crossreid.engine.recorder import Recorder
 
 
 def test_means_are_read_once_and_forgotten() -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -101,15 +103,32 @@ def wait_for_step(out: Path, step: int, process: subprocess.Popen[str]) -> None:
     raise AssertionError("the run did not get that far")
 
 
+SLOW = ["LOG.PERIOD", "1", "DATALOADER.ITERS_PER_EPOCH", "12", "SOLVER.EPOCHS", "3"]
+
+
+@pytest.fixture(scope="module")
+def straight(domains: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """An unbroken run on given devices, once for all signals."""
+
+    @functools.cache
+    def run_on(devices: str) -> Path:
+        out = tmp_path_factory.mktemp("straight")
+        process = start(domains, out, *SLOW, devices=devices)
+        told, _ = process.communicate(timeout=240)
+        assert process.returncode == 0, told
+        return out
+
+    return run_on
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("devices", ["cpu", pytest.param("cpu:2", marks=pytest.mark.ddp)])
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL], ids=["SIGTERM", "SIGKILL"])
-def test_broken_in_mid_epoch(domains: Path, tmp_path: Path, devices: str, number: signal.Signals) -> None:
-    slow = ["LOG.PERIOD", "1", "DATALOADER.ITERS_PER_EPOCH", "12", "SOLVER.EPOCHS", "3"]
-    straight, broken = tmp_path / "straight", tmp_path / "broken"
-    process = start(domains, straight, *slow, devices=devices)
-    assert process.wait(timeout=240) == 0, process.stdout.read()
-    process = start(domains, broken, *slow, devices=devices)
+def test_broken_in_mid_epoch(
+    domains: Path, tmp_path: Path, straight: Callable[[str], Path], devices: str, number: signal.Signals
+) -> None:
+    unbroken, broken = straight(devices), tmp_path
+    process = start(domains, broken, *SLOW, devices=devices)
     wait_for_step(broken, 15, process)  # the second epoch is under way
     process.send_signal(number)
     told, _ = process.communicate(timeout=60)
@@ -117,8 +136,8 @@ def test_broken_in_mid_epoch(domains: Path, tmp_path: Path, devices: str, number
     if number == signal.SIGTERM:
         steps = checkpoint(broken)["engine"]["iteration"]
         assert 15 <= steps < 36, "the test must break the run before its end"
-    process = start(domains, broken, *slow, "RESUME", "auto", devices=devices)
+    process = start(domains, broken, *SLOW, "RESUME", "auto", devices=devices)
     told, _ = process.communicate(timeout=240)
     assert process.returncode == 0, told
     assert "resuming" in told
-    assert_same(broken, straight)
+    assert_same(broken, unbroken)

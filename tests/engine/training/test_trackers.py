@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from crossreid.configs import ConfigError, load
+from crossreid.engine.comparison.runs import read_run
 from crossreid.engine.errors import InputError
 from tests.tiny import overrides, train
 
@@ -67,6 +68,10 @@ def test_both_get_the_numbers_of_our_own_file_and_a_resumed_run_goes_on(
     )
     train("configs/demo.yml", [*words, "CAMERA_AWARE.SOURCE_EPOCHS", "1"])
     ours = [json.loads(line) for line in (tmp_path / "logs/run/metrics.jsonl").open()]
+    last = read_run(tmp_path / "logs/run")  # what comparisons read
+    assert last.evaluations[-1].epoch == 2
+    found = [ap for ap in last.aps if ap is not None]
+    assert sum(found) / len(found) == pytest.approx(last.evaluations[-1].values["mAP"])
     ours = [{k: v for k, v in line.items() if k not in ("title", "epoch")} for line in ours]
     calls = [json.loads(line) for line in told.open()]
     for package in ("wandb", "mlflow"):
