@@ -15,12 +15,14 @@ from crossreid import configs
 from crossreid.configs import ConfigError
 from crossreid.engine import methods
 from crossreid.engine.data import Data, build_data
+from crossreid.engine.distributed import Ranks
 from crossreid.engine.errors import InputError
-from crossreid.engine.hardware import prepare_backbones
+from crossreid.engine.hardware import missing_for_compiling, prepare_backbones
 from crossreid.engine.methods import load_method
 from crossreid.modeling import ModelError
+from tests.ranks import run_ranks
 from tests.small_nets import FAMILIES, VARIANTS, shrink
-from tests.tiny import CPU, overrides
+from tests.tiny import CPU, differences, overrides
 
 DEMOS = {
     "camera_aware": ["CAMERA_AWARE.SOURCE_EPOCHS", "0", "CAMERA_AWARE.INTRA_START", "1"],
@@ -58,13 +60,13 @@ def at(step: int) -> Any:
 
 
 def two_steps(
-    domains: Path, out: Path, demo: str, *more: str
+    domains: Path, out: Path, demo: str, *more: str, ranks: Ranks = CPU
 ) -> tuple[torch.nn.Module, list[dict[str, torch.Tensor]]]:
     """Build a demo's method and take two steps; returns the trained network and the losses."""
     yaml = YAMLS.get(demo, f"configs/{demo}/demo.yml")
     cfg = configs.load(yaml, overrides(domains, out, "INPUT.SIZE", "[64, 32]", *DEMOS[demo], *more))
     torch.manual_seed(0)
-    data: Data = build_data(cfg, CPU)
+    data: Data = build_data(cfg, ranks)
     method = load_method(cfg.METHOD).build(cfg, data)
     prepare_backbones(cfg, method.state["model"], CPU.device)
     before = [p.detach().clone() for p in method.extractor.parameters() if p.requires_grad]
@@ -108,3 +110,64 @@ def test_two_steps_or_one_line(
         features = network(torch.randn(2, 3, *((96, 96) if demo == "central_feature" else (64, 32))))
     assert features.dim() == 2
     assert bool(torch.isfinite(features).all())
+
+
+ARITHMETIC = ["vit_tiny", "osnet_ain_x0_25", "solider_swin_tiny", "convnext_tiny", "clip_vit_b_16"]
+
+
+def options(family: str) -> list[str]:
+    return ["MODEL.BACKBONE", family, "MODEL.LAST_STRIDE", "1", *FAMILIES[family]]
+
+
+@pytest.mark.parametrize("family", ARITHMETIC)
+def test_recomputed_stages_change_no_number(
+    family: str, domains: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shrink(monkeypatch)
+    plain, told = two_steps(domains, tmp_path, "supervised", *options(family))
+    lean, told_lean = two_steps(
+        domains, tmp_path, "supervised", *options(family), "MODEL.CHECKPOINT_STAGES", "3"
+    )
+    assert told == told_lean
+    assert differences(plain.state_dict(), lean.state_dict()) == []
+
+
+@pytest.mark.parametrize("family", ARITHMETIC)
+def test_mixed_precision_is_near_float32(
+    family: str, domains: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shrink(monkeypatch)
+    _, exact = two_steps(domains, tmp_path, "supervised", *options(family))
+    net, mixed = two_steps(domains, tmp_path, "supervised", *options(family), "SOLVER.AMP", "bfloat16")
+    torch.testing.assert_close(mixed[0]["loss"], exact[0]["loss"], rtol=3e-2, atol=3e-2)
+    assert all(p.dtype == torch.float32 for p in net.parameters())
+    assert mixed[1]["loss"].dtype == torch.float32
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(bool(missing_for_compiling(CPU.device)), reason="no compiler here")
+@pytest.mark.parametrize("family", ["vit_tiny"])
+def test_compiled_backbones_train_alike(
+    family: str, domains: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shrink(monkeypatch)
+    more = [*options(family), "MODEL.DROP_PATH", "0"]
+    _, plain = two_steps(domains, tmp_path, "supervised", *more)
+    _, fast = two_steps(domains, tmp_path, "supervised", *more, "MODEL.COMPILE", "true")
+    for a, b in zip(plain, fast):
+        torch.testing.assert_close(b["loss"], a["loss"], rtol=1e-2, atol=1e-3)
+
+
+def _rank(rank: int, world: int, root: str, out: str, family: str) -> dict[str, torch.Tensor]:
+    with pytest.MonkeyPatch.context() as patch:
+        shrink(patch)
+        ranks = Ranks(rank, rank, world, torch.device("cpu"))
+        network, _ = two_steps(Path(root), Path(out), "supervised", *options(family), ranks=ranks)
+    return {name: p.detach() for name, p in network.named_parameters()}
+
+
+@pytest.mark.ddp
+@pytest.mark.parametrize("family", ["vit_tiny", "osnet_x0_25"])
+def test_two_ranks_stay_alike(family: str, domains: Path, tmp_path: Path) -> None:
+    first, second = run_ranks(_rank, 2, str(domains), str(tmp_path), family)
+    assert differences(first, second) == []
