@@ -132,15 +132,22 @@ def build_data(cfg: CfgNode, ranks: Ranks) -> Data:
     """
     sources = cfg.DATASETS.SOURCES
     batch = stream_batch(cfg, len(sources) + bool(cfg.DATASETS.ADAPT), ranks.world)
-    copies, adapted = None, {}
+    copies, unlabelled, adapted = None, None, {}
     if cfg.DATASETS.ADAPT:  # before the sources, which are the slow part
         target = read(cfg, cfg.DATASETS.TARGET)
-        split, copies = target.need_training().unlabelled(), find_copies(cfg, target)
-        adapted["target"] = build_domain(cfg, "target", split, copies, ranks)
+        unlabelled, copies = target.need_training().unlabelled(), find_copies(cfg, target)
+    drawn = [name for name in sources if name.startswith("synthetic:")]
+    on_disk = [name for name in sources if name not in drawn]
+    labelled = {
+        name: _labelled(read(cfg, name)) for name in on_disk
+    }  # a missing one is told before the slow part
+    if unlabelled is not None:
+        adapted["target"] = build_domain(cfg, "target", unlabelled, copies, ranks)
+    labelled |= {name: _labelled(read(cfg, name)) for name in drawn}
     domains = {}
     for i, name in enumerate(sources):
         stream = "source" if len(sources) == 1 else f"source_{i}"
-        domains[stream] = build_domain(cfg, stream, _labelled(read(cfg, name)), None, ranks)
+        domains[stream] = build_domain(cfg, stream, labelled[name], None, ranks)
     domains |= adapted
     steps, group = (
         cfg.DATALOADER.ITERS_PER_EPOCH or epoch_images(cfg, domains) // batch,

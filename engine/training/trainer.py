@@ -42,6 +42,7 @@ def run(cfg: CfgNode, ranks: Ranks) -> None:
     if resume:
         checkpoint.check_resume(cfg, resume)
     need_trackers(cfg.LOG.TRACKERS)
+    _check_weights(cfg, resume)
     _make_folders(cfg, ranks, (logs, saved))
     setup_text(logs / "train.log" if ranks.first else None, quiet=not ranks.first)
     set_arithmetic(cfg)
@@ -96,6 +97,15 @@ def _train(engine: Engine, data: Data, done: int, epochs: int) -> None:
         engine.load_state_dict({"iteration": done, "epoch_length": length, "max_epochs": epochs})
         batches = on_device(data.streams, data.ranks.device, pause=data.streams.at_epoch_end)
         engine.run(batches, max_epochs=epochs, epoch_length=length)
+
+
+def _check_weights(cfg: CfgNode, resume: Path | None) -> None:
+    """Say which weight file is not there before any data are read."""
+    named = {} if resume else {"MODEL.WEIGHTS": cfg.MODEL.WEIGHTS, "MODEL.PRETRAINED": cfg.MODEL.PRETRAINED}
+    for key, path in named.items():
+        unused = path in ("", "none", "imagenet") or (key == "MODEL.PRETRAINED" and cfg.MODEL.WEIGHTS)
+        if not unused and not Path(path).expanduser().is_file():
+            raise InputError(f"{key}: no checkpoint {path}")
 
 
 def _make_folders(cfg: CfgNode, ranks: Ranks, folders: tuple[Path, ...]) -> None:

@@ -53,9 +53,9 @@ def test_sizes_follow_the_photos(domains: Path, photos: Path, tmp_path: Path) ->
     given = ["DATASETS.ROOT", str(domains), "OUTPUT_DIR", str(tmp_path)]
     cfg = adapt_config(str(photos), "configs/demo.yml", "cpu", given)
     assert f"cameras:{photos}" == cfg.DATASETS.TARGET
-    assert cfg.DATALOADER.BATCH_SIZE == 128  # 64 of 400 photos a step
+    assert cfg.DATALOADER.BATCH_SIZE == 64  # 32 of 400 photos a step
     assert cfg.DATALOADER.ITERS_PER_EPOCH == 20
-    assert cfg.CAMERA_AWARE.SOURCE_EPOCHS == 8  # a YAML keeps its schedule
+    assert cfg.CAMERA_AWARE.SOURCE_EPOCHS == 4  # a YAML keeps its schedule
     cfg = adapt_config(str(photos), "configs/demo.yml", "cpu", [*given, "DATALOADER.BATCH_SIZE", "32"])
     assert cfg.DATALOADER.BATCH_SIZE == 32
 

@@ -207,3 +207,24 @@ def test_nan_stops_with_the_batch_named(fails: Fails, domains: Path, tmp_path: P
     last = tmp_path / "out" / "checkpoints" / "demo" / "last.pt"
     if last.exists():
         assert all(torch.isfinite(v).all() for v in read_checkpoint(last)["model"].values())
+
+
+@pytest.mark.parametrize("key", ["MODEL.WEIGHTS", "MODEL.PRETRAINED"])
+def test_missing_weights_are_told_before_data_are_read(
+    key: str, fails: Fails, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(
+        "crossreid.engine.training.trainer.build_data", lambda *_: pytest.fail("data are read")
+    )
+    assert f"{key}: no checkpoint {tmp_path}/gone.pt" in fails(key, f"{tmp_path}/gone.pt")
+
+
+def test_a_missing_source_is_told_before_a_built_in_one_is_drawn(
+    fails: Fails, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def build(*_: object) -> None:
+        pytest.fail("a domain is built")
+
+    monkeypatch.setattr("crossreid.engine.data.build_domain", build)
+    told = fails("DATASETS.SOURCES", f"[synthetic:summer, 'folder:{tmp_path}/gone']")
+    assert f"{tmp_path}/gone" in told
