@@ -193,7 +193,7 @@ def test_fewer_clusters_than_a_batch_wants_are_told(domains: Path, tmp_path: Pat
 def test_two_stages_and_the_evaluation_of_both_forms(
     domains: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    source = ["NAME", "source", "DATASETS.ADAPT", "false", "MODEL.LAST_STRIDE", "1", "SOLVER.EPOCHS", "1"]
+    source = ["NAME", "source", "DATASETS.ADAPT", "false", "SOLVER.EPOCHS", "1"]
     train("configs/demo.yml", overrides(domains, tmp_path, *source))
     weights = str(tmp_path / "checkpoints/source/last.pt")
     second = ["NAME", "second", "MODEL.WEIGHTS", weights, "SOLVER.EPOCHS", "1", "TEST.AT_START", "true"]
