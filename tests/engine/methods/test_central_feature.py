@@ -280,7 +280,11 @@ def test_a_window_is_drawn_where_it_is() -> None:
 @pytest.mark.parametrize(
     ("config", "more", "words"),
     [
-        (SECOND, ["MODEL.WEIGHTS", "", "FIRST_STAGE", ""], ["starts from a stage-1 checkpoint", "MODEL.WEIGHTS"]),
+        (
+            SECOND,
+            ["MODEL.WEIGHTS", "", "FIRST_STAGE", ""],
+            ["starts from a stage-1 checkpoint", "MODEL.WEIGHTS"],
+        ),
         (SECOND, ["DATASETS.SOURCES", "[duke]"], ["target alone", "DATASETS.SOURCES []"]),
         (SECOND, ["DATASETS.ADAPT", "false"], ["nothing to train on"]),
         (SECOND, ["CENTRAL_FEATURE.PATCH_WEIGHT", "0", "CENTRAL_FEATURE.IMAGE_WEIGHT", "0"], ["all 0"]),
