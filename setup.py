@@ -18,6 +18,7 @@ EXTRAS = {  # what only some users need; a command that lacks one says so in a l
     "export": ["onnx>=1.16", "onnxscript>=0.2", "onnxruntime>=1.18"],
     "report": ["jinja2>=3.1", "matplotlib>=3.8"],
     "serve": ["fastapi>=0.110", "uvicorn>=0.29", "python-multipart>=0.0.9"],
+    "timm": ["timm>=1.0"],
     "faiss": ["faiss-cpu>=1.8"],
     "sweep": ["optuna>=4"],
     "trackers": ["wandb>=0.16", "mlflow-skinny>=2.10"],

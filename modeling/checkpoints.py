@@ -7,6 +7,7 @@ files hold (``argparse.Namespace``, NumPy's arrays and scalars).
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import pickle
 import re
 import zipfile
@@ -22,6 +23,7 @@ import torch
 from crossreid.modeling.errors import ModelError
 from crossreid.modeling.foreign_names import Weights, interpret, joined_attention
 
+PACKAGE = "package:"  # of a path inside an installed package: package:NAME/FILE
 CONTAINERS = ("teacher", "model", "state_dict", "model_state_dict", "net")
 
 
@@ -44,7 +46,7 @@ def load_file(path: str | Path) -> dict[str, Any]:
     Raises:
         ModelError: a missing, truncated or foreign file, or one that holds more than tensors and plain values.
     """
-    path = Path(path).expanduser()
+    path = _in_package(str(path)) if str(path).startswith(PACKAGE) else Path(path).expanduser()
     if not path.is_file():
         raise ModelError(f"no checkpoint {path}")
     if path.suffix == ".safetensors":
@@ -71,6 +73,16 @@ def load_file(path: str | Path) -> dict[str, Any]:
     if not isinstance(content, Mapping):
         raise ModelError(f"{path} holds a {type(content).__name__}, not a state_dict")
     return dict(content)
+
+
+def _in_package(path: str) -> Path:
+    """The file of ``package:NAME/FILE`` in an installed package, which is not imported."""
+    name, _, file = path.removeprefix(PACKAGE).partition("/")
+    spec = importlib.util.find_spec(name) if name.isidentifier() else None
+    folders = list(spec.submodule_search_locations or []) if spec else []
+    if not folders:
+        raise ModelError(f"{path}: there is no package {name} here: pip install {name.replace('_', '-')}")
+    return Path(folders[0]) / file
 
 
 def _check_archive(path: Path) -> None:

@@ -107,7 +107,7 @@ def _common_prefix(tensors: Mapping[str, Any]) -> str:
             return f"{chain}visual."
         found = [p for p in PREFIXES if any(n.startswith(p) for n in inner) and p != "conv."]
         known = any(
-            re.match(r"(conv1|layer1|blocks|stages|features|patch_embed|transformer)\.", n) for n in inner
+            re.match(r"(conv1|layer1|_?blocks|stages|features|patch_embed|transformer)\.", n) for n in inner
         )
         if not found or known:
             return chain

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from crossreid.modeling.efficientnet_names import is_efficientnet, to_timm
 from crossreid.modeling.errors import ModelError
 from crossreid.modeling.interface import BaseBackbone, four_stages
 from crossreid.modeling.pooling import Average
@@ -54,10 +55,12 @@ class TimmNet(BaseBackbone):
         self.stage_names = _stages(self.network)
 
     def fitted(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """timm's names, with the position embedding resized to this grid."""
+        """timm's names, with the position embedding resized to this grid; those of ``efficientnet_pytorch``, too."""
         from timm.layers import resample_abs_pos_embed
 
         fitted = dict(weights)
+        if is_efficientnet(fitted):
+            fitted = to_timm(fitted, self.network.state_dict())
         own = getattr(self.network, "pos_embed", None)
         if own is not None and "pos_embed" in fitted and fitted["pos_embed"].shape != own.shape:
             fitted["pos_embed"] = resample_abs_pos_embed(

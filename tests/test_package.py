@@ -74,3 +74,15 @@ def test_an_unknown_command_is_one_line(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
     assert "did you mean train?" in done.stderr
+
+
+def test_waiting_threads_leave_their_core(monkeypatch: pytest.MonkeyPatch) -> None:
+    from crossreid.engine.commands import main
+
+    for before, after in (("", "PASSIVE"), ("ACTIVE", "ACTIVE")):
+        monkeypatch.setenv("OMP_WAIT_POLICY", before)
+        if not before:
+            monkeypatch.delenv("OMP_WAIT_POLICY")
+        with pytest.raises(SystemExit):
+            main(["train", "--help"])
+        assert os.environ["OMP_WAIT_POLICY"] == after

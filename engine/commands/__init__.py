@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 import difflib
 import importlib
+import os
 import pkgutil
 import re
 import sys
@@ -32,6 +33,9 @@ def main(arguments: list[str] | None = None) -> None:
         hint = f"; did you mean {near[0]}?" if near else ""
         print(f"error: no command {given[0]!r}: choose {', '.join(names())}{hint}", file=sys.stderr)
         raise SystemExit(2)
+    os.environ.setdefault(
+        "OMP_WAIT_POLICY", "PASSIVE"
+    )  # read when torch is loaded: threads that wait leave their core to others
     ensure_packages()
     importlib.import_module(f"{__name__}.{given[0]}").main(given[1:])
 

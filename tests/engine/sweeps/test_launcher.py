@@ -14,6 +14,7 @@ import pytest
 from crossreid import configs
 from crossreid.engine.commands.sweep import main
 from crossreid.engine.sweeps import launcher, slots
+from crossreid.engine.sweeps.asked import Wishes, read_sweep
 from crossreid.engine.sweeps.pruning import behind, last_start
 from tests.engine.sweeps.stand_in import __file__ as STAND_IN
 
@@ -65,6 +66,12 @@ def test_rows_keep_their_order_and_a_view_shows_another_evaluation_of_one(tmp_pa
     )
     main([str(file), f"OUTPUT_DIR={tmp_path}", "NAME=s", "--devices", "cpu,cpu"])
     lines = (tmp_path / "sweeps/s/table.md").read_text().splitlines()
+    seeds = read_sweep(str(tmp_path / "sweeps/s/best.yml"), ["SEED=4,5"], Wishes())
+    assert (seeds.axes, seeds.seeds, seeds.base.CAMERA_AWARE.EPS) == (
+        (),
+        (4, 5),
+        0.9,
+    )  # the sweep is not inherited
     rows = [line.split(" | ")[:3] for line in lines if line.startswith("| ")][2:]
     assert rows == [
         ["| before", "2", "0.867 ± 0.007"],  # the epoch before the last: 23/24
