@@ -14,6 +14,7 @@ from typing import Any
 
 import yaml
 
+from crossreid.configs.loading import SWEEP
 from crossreid.configs.overrides import pairs
 from crossreid.configs.reading import BASE
 from crossreid.engine.comparison.groups import Group, cell, compare, short_names
@@ -182,7 +183,7 @@ def best_yaml(results: Results, point: Point) -> str:
     sweep = results.sweep
     run, origin, name = sweep.runs(point)[0], Path(sweep.config), f"{sweep.folder.name}-best"
     if origin.is_file():
-        tree: dict[str, Any] = {BASE: os.path.relpath(origin, sweep.folder), "NAME": name}
+        tree: dict[str, Any] = {BASE: os.path.relpath(origin, sweep.folder), "NAME": name, SWEEP: None}
         settings = dict(pairs(list(run.overrides)))
     else:
         tree = {"NAME": name}

@@ -115,7 +115,7 @@ def test_odd_characters_break_no_format() -> None:
 
 def test_other_methods_keys_are_no_difference(tmp_path: Path) -> None:
     write_run(tmp_path, "a", ["ECN.LAMBDA", "0.5"], [0.5], [0.5])
-    write_run(tmp_path, "b", ["SOLVER.LR", "0.002"], [0.5], [0.5])
+    write_run(tmp_path, "b", ["SOLVER.LR", "0.004"], [0.5], [0.5])
     assert group_runs([read_run(folder) for folder in find_runs([str(tmp_path)])])[0] == ["LR"]
 
 
