@@ -115,7 +115,7 @@ def test_its_checkpoint_starts_an_adaptation(domains: Path, tmp_path: Path) -> N
         overrides(
             domains, tmp_path / "adapted", "DATASETS.SOURCES", "[]", "CLUSTER_CONTRAST.SOURCE_EPOCHS", "0",
             "CLUSTER_CONTRAST.CLUSTER.K1", "10", "DATALOADER.INSTANCES", "2", "MODEL.WEIGHTS", last,
-            "MODEL.LAST_STRIDE", "1",
+            "MODEL.BACKBONE", "tiny", "MODEL.LAST_STRIDE", "1",
         ),
     )  # fmt: skip
     assert f"weights from {last}; skipped classifier.0.weight" in told
