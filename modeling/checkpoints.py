@@ -46,7 +46,7 @@ def load_file(path: str | Path) -> dict[str, Any]:
     Raises:
         ModelError: a missing, truncated or foreign file, or one that holds more than tensors and plain values.
     """
-    path = _in_package(str(path)) if str(path).startswith(PACKAGE) else Path(path).expanduser()
+    path = located(path)
     if not path.is_file():
         raise ModelError(f"no checkpoint {path}")
     if path.suffix == ".safetensors":
@@ -73,6 +73,15 @@ def load_file(path: str | Path) -> dict[str, Any]:
     if not isinstance(content, Mapping):
         raise ModelError(f"{path} holds a {type(content).__name__}, not a state_dict")
     return dict(content)
+
+
+def located(path: str | Path) -> Path:
+    """Where a file is: as it is named, ``~`` and ``package:NAME/FILE`` resolved; it need not be there.
+
+    Raises:
+        ModelError: a package that is not installed.
+    """
+    return _in_package(str(path)) if str(path).startswith(PACKAGE) else Path(path).expanduser()
 
 
 def _in_package(path: str) -> Path:

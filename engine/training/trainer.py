@@ -27,6 +27,7 @@ from crossreid.engine.training.handlers import Handlers, Monitor
 from crossreid.engine.training.prefetch import on_device
 from crossreid.engine.training.summary import conclude, introduce, write_page
 from crossreid.engine.training.target import EvaluationHistory, TargetEvaluation
+from crossreid.modeling.checkpoints import located
 
 
 def run(cfg: CfgNode, ranks: Ranks) -> None:
@@ -104,7 +105,7 @@ def _check_weights(cfg: CfgNode, resume: Path | None) -> None:
     named = {} if resume else {"MODEL.WEIGHTS": cfg.MODEL.WEIGHTS, "MODEL.PRETRAINED": cfg.MODEL.PRETRAINED}
     for key, path in named.items():
         unused = path in ("", "none", "imagenet") or (key == "MODEL.PRETRAINED" and cfg.MODEL.WEIGHTS)
-        if not unused and not Path(path).expanduser().is_file():
+        if not unused and not located(path).is_file():
             raise InputError(f"{key}: no checkpoint {path}")
 
 
