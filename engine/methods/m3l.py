@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 
 import numpy as np
 import torch
@@ -71,7 +72,7 @@ def build(cfg: CfgNode, data: Data) -> Method:
     ranks = data.ranks
     check_batches(cfg, data)
     network = build_network(cfg)
-    new = [*network.pool.parameters(), *network.neck.parameters()]
+    new = chain(network.pool.parameters(), network.neck.parameters())
     groups = [(network.backbone.parameters(), cfg.SOLVER.LR), (new, cfg.SOLVER.NEW_LR)]
     parts = training_parts(cfg, data, network, groups, wrap=False)
     memories = {name: FeatureMemory(d.num_identities, network.dim) for name, d in data.domains.items()}

@@ -70,5 +70,5 @@ def test_rows_come_and_go() -> None:
     again = ClusterMemory(3, torch.device("cpu"))
     again.load_state_dict(memory.state_dict())
     assert torch.equal(again.rows.features, memory.rows.features)
-    with pytest.raises(ValueError, match="this run's have 2 numbers"):
+    with pytest.raises(ValueError, match="this run's rows have 2 numbers"):
         ClusterMemory(2, torch.device("cpu")).load_state_dict(memory.state_dict())

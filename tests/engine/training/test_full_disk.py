@@ -43,6 +43,7 @@ def steps(path: Path) -> list[int]:
 @pytest.fixture
 def told(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> pytest.LogCaptureFixture:
     monkeypatch.setattr(LOGGER, "propagate", True)
+    monkeypatch.setattr(LOGGER, "handlers", [])  # files of earlier runs
     caplog.set_level(logging.INFO, "crossreid")
     return caplog
 

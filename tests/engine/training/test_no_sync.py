@@ -52,6 +52,7 @@ CASES = {
     "camera_proxy": ["configs/camera_proxy/demo.yml", "DATALOADER.INSTANCES", "2"]
     + ["CAMERA_PROXY.CLUSTER.K1", "10", "CAMERA_PROXY.INTRA_WEIGHT", "1"],
     "bau": ["configs/bau/demo.yml", "DATALOADER.BATCH_SIZE", "24", "DATALOADER.INSTANCES", "2"],
+    "supervised": ["configs/supervised/demo.yml", "DATALOADER.INSTANCES", "2"],
     "central_feature": ["configs/central_feature/demo_pretrain.yml", *PAUL],
     "central_feature, second stage": ["configs/central_feature/demo.yml", *PAUL],
 }

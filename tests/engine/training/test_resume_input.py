@@ -48,7 +48,7 @@ def test_an_empty_file_is_no_checkpoint(tmp_path: Path) -> None:
     ("change", "told"),
     [
         (["SOLVER.OPTIMIZER", "sgd"], r"SOLVER\.OPTIMIZER was adamw, is sgd"),
-        (["SEED", "7", "SOLVER.LR", "0.5"], r"SEED was 0, is 7; SOLVER\.LR was 0\.001, is 0\.5"),
+        (["SEED", "7", "SOLVER.LR", "0.5"], r"SEED was 0, is 7; SOLVER\.LR was 0\.002, is 0\.5"),
         (["CAMERA_AWARE.EPS", "0.7"], r"CAMERA_AWARE\.EPS was 0\.\d+, is 0\.7"),
         (["DATALOADER.BATCH_SIZE", "8"], r"DATALOADER\.BATCH_SIZE was 16, is 8"),
         (["DATASETS.SYNTHETIC.SEED", "1"], "holds other images than the run that is to be resumed"),
@@ -130,7 +130,7 @@ def test_the_schedule_of_a_resumed_run_is_its_own(domains: Path, tmp_path: Path,
     told = again(domains, tmp_path, trained, "SOLVER.STEPS", "[2]", "SOLVER.EPOCHS", "3")
     assert "epoch 3/3" in told
     content = read_checkpoint(tmp_path / "checkpoints" / "demo" / "last.pt")
-    assert content["scheduler"]["_last_lr"] == pytest.approx([0.0001, 0.0001])
+    assert content["scheduler"]["_last_lr"] == pytest.approx([0.0002, 0.0002])
 
 
 def test_a_target_without_matches_has_no_scores_and_no_best(
