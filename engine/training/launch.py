@@ -118,6 +118,7 @@ def _launch(cfg: CfgNode, devices: str, processes: int, nodes: Nodes) -> int:
             monitor_interval=0.2,
             logs_specs=DefaultLogsSpecs(log_dir=folder),  # torch would leave a folder behind
         )
+        usual, tempfile.tempdir = tempfile.tempdir, folder  # where torch makes a file for each rank's error
         try:
             elastic_launch(launch, _worker)(cfg.dump(), devices, folder, os.getpid())
         except SignalException as error:
@@ -134,4 +135,6 @@ def _launch(cfg: CfgNode, devices: str, processes: int, nodes: Nodes) -> int:
             if message:
                 watch.tell(message)
             return code
+        finally:
+            tempfile.tempdir = usual
     return 0
