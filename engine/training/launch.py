@@ -86,6 +86,8 @@ def _worker(config: str, devices: str, folder: str, parent: int) -> None:
         code = _rank(cfg, devices)
     except Exception as error:
         code = watch.report(Path(folder), error)
+    finally:  # also of the interrupt that Linux sends where the parent was killed
+        watch.tidy(Path(folder), parent)
     if code:
         sys.stdout.flush()
         os._exit(code)

@@ -39,8 +39,14 @@ def _die_with(parent: int, folder: Path) -> None:
     """A rank without its parent must not go on writing checkpoints beside a resumed run."""
     while os.getppid() == parent:
         time.sleep(POLL)
-    shutil.rmtree(folder, ignore_errors=True)
+    tidy(folder, parent)
     os._exit(1)
+
+
+def tidy(folder: Path, parent: int) -> None:
+    """In a rank that ends: remove the run's temporary folder if the parent, whose task that is, was killed."""
+    if os.getppid() != parent:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def report(folder: Path, error: Exception) -> int:
