@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 from yacs.config import CfgNode
 
@@ -99,13 +100,12 @@ def _complete(stage: CfgNode) -> bool:
     content, origin = read_checkpoint(path), f"FIRST_STAGE {stage.NAME}: {path}"
     check_format(content, origin)
     engine = content.get("engine")
-    if (
-        not isinstance(engine, dict)
-        or not engine.get("epoch_length")
-        or not isinstance(content.get("config"), str)
-    ):
-        raise InputError(f"{origin}: this is not the last.pt of a training run")
-    done = int(engine["iteration"]) // int(engine["epoch_length"])
+    counts: dict[str, Any] = engine if isinstance(engine, dict) else {}
+    steps, length = counts.get("iteration"), counts.get("epoch_length")
+    whole = isinstance(steps, int) and isinstance(length, int) and length > 0
+    if not whole or not isinstance(content.get("config"), str):
+        raise InputError(f"{origin}: this is not the last.pt of a training run, or it is damaged")
+    done = int(counts["iteration"]) // int(counts["epoch_length"])
     check_same_run(configs.restore(content["config"], origin=origin)[0], stage, done, origin)
     return done >= int(stage.SOLVER.EPOCHS)
 

@@ -86,6 +86,15 @@ def test_first_stage_of_another_config_is_refused(stages: Stages) -> None:
     assert stages.command("second.yml", "MODEL.WEIGHTS", str(stages.last("first"))) == ["second"]
 
 
+@pytest.mark.parametrize("engine", [None, {}, {"iteration": "six", "epoch_length": 3}, {"iteration": 6}])
+def test_first_stage_without_its_steps_is_refused(stages: Stages, engine: object) -> None:
+    stages.last("first").parent.mkdir(parents=True)
+    torch.save({"engine": engine, "config": "", "model": {}}, stages.last("first"))
+    with pytest.raises(InputError, match=r"not the last\.pt of a training run, or it is damaged"):
+        stages.command("second.yml")
+    assert not stages.started
+
+
 def test_bad_first_stages(stages: Stages, monkeypatch: pytest.MonkeyPatch) -> None:
     stages.write("first.yml", "FIRST_STAGE: second.yml\n")
     with pytest.raises(InputError, match=r"need each other: first\.yml -> second\.yml -> first\.yml"):
