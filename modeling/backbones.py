@@ -96,6 +96,8 @@ def build_backbone(
     size: Sequence[int] = (256, 128),
     patch_stride: int = 0,
     drop_path: float = 0.0,
+    cameras: torch.Tensor | None = None,
+    sie_weight: float = 3.0,
 ) -> Any:
     """A backbone by name.
 
@@ -108,6 +110,8 @@ def build_backbone(
         size: height and width of the images, pixels; transformers are made for it.
         patch_stride: of a ViT, pixels between patches; below the patch's size they overlap; 0: the patch's size.
         drop_path: of a transformer, EfficientNet or ConvNeXt: probability that the last block is left out.
+        cameras: [C, 2] that a ViT learns an embedding of, see ``side_information``; None: none.
+        sie_weight: of that embedding.
 
     Raises:
         ModelError: an unknown name, what a backbone cannot do, or weights that are missing or do not fit.
@@ -137,6 +141,13 @@ def build_backbone(
             _instance_normalise(backbone)
     else:
         backbone = build_family(name, options)
+    if cameras is not None:
+        if not hasattr(backbone, "know_cameras"):
+            raise ModelError(
+                f"MODEL.BACKBONE {name} has no camera embedding: set MODEL.SIE false, or take a ViT such as vit_small"
+            )
+        backbone.know_cameras(cameras)
+        backbone.sie_weight = sie_weight
     if pretrained != "none":
         load_backbone(backbone, name, pretrained)
     return backbone
