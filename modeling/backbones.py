@@ -14,6 +14,7 @@ from torchvision.models.resnet import BasicBlock, ResNet
 from crossreid.modeling.errors import ModelError
 from crossreid.modeling.families import Options, build_family, only, resnets
 from crossreid.modeling.ibn import IBN
+from crossreid.modeling.interface import IMAGENET
 from crossreid.modeling.timm_nets import TimmNet
 from crossreid.modeling.torchvision_nets import unstride
 from crossreid.modeling.weights import load_backbone
@@ -28,6 +29,7 @@ class Backbone(nn.Module):
     """
 
     stage_names = (("conv1", "bn1"), ("layer1",), ("layer2",), ("layer3",), ("layer4",))
+    normalisation = IMAGENET
 
     def __init__(self, resnet: ResNet, last_stride: int) -> None:
         super().__init__()

@@ -65,7 +65,8 @@ def load_network(
     needed = [k for k in wrong if not k.startswith(optional)] if optional else wrong
     if needed:
         lines = [f"{k} ({_difference(weights.get(k), own[k])})" for k in needed[:3]]
-        hint = "" if any(k in weights for k in own) else "; for its backbone alone set MODEL.PRETRAINED to it"
+        hint = "; for its backbone alone set MODEL.PRETRAINED to it, for all of it run crossreid convert --to crossreid"
+        hint = "" if any(k in weights for k in own) else hint
         raise ModelError(
             f"{origin} is of another architecture: {len(needed)} of {len(own)} weights differ, first "
             f"{'; '.join(lines)}{hint}"
