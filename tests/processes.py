@@ -16,7 +16,13 @@ from pathlib import Path
 
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(
-    ["pytest", "crossreid.engine.commands", "crossreid.engine.training.trainer", "tests.tiny"]
+    [
+        "pytest",
+        "crossreid.engine.commands.sweep",
+        "crossreid.engine.commands.train",
+        "torch.distributed.launcher.api",
+        "tests.tiny",
+    ]
 )
 
 
