@@ -152,9 +152,8 @@ def build_index(
     photos = [replace(photo, path=os.path.abspath(photo.path)) for photo in list_photos(source)]  # noqa: PTH100
     stamps = np.array([_stamp(photo.path) for photo in photos], np.int64).reshape(-1, 2)
     known = _known(old, dtype) if old is not None else {}
-    before = np.array(
-        [known.get((photo.path, *stamp), -1) for photo, stamp in zip(photos, stamps.tolist())], np.int64
-    )
+    states = stamps.tolist()
+    before = np.array([known.get((photo.path, *state), -1) for photo, state in zip(photos, states)], np.int64)
     new, reused = np.flatnonzero(before < 0), np.flatnonzero(before >= 0)
     fresh, bad = _embed(embedder, [photos[row].path for row in new], skip_corrupt, progress)
     keep = np.setdiff1d(np.arange(len(photos)), new[bad])
@@ -200,7 +199,7 @@ def _meta(embedder: Embedder, source: Path, **more: Any) -> dict[str, Any]:
     }
 
 
-def _known(old: Index, dtype: str) -> dict[tuple[str, int, int], int]:
+def _known(old: Index, dtype: str) -> dict[tuple[str | int, ...], int]:
     """Rows of photos whose vectors can be used again."""
     if old.meta["dtype"] != dtype:
         return {}
