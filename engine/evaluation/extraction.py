@@ -99,12 +99,19 @@ def extract_query_gallery(
 
 
 def extract_split(
-    cfg: CfgNode, extractor: nn.Module, images: ImageDataset, transform: Compose, ranks: Ranks, label: str
+    cfg: CfgNode,
+    extractor: nn.Module,
+    images: ImageDataset,
+    transform: Compose,
+    ranks: Ranks,
+    label: str,
+    *,
+    rows: NDArray[np.int64] | None = None,
 ) -> Features:
     """Features of a split as ``TEST`` wants them, complete on every rank; see ``extract``."""
     half_on_cpu = cfg.SOLVER.AMP == "float16" and ranks.device.type == "cpu"
     precision = Precision("float32" if half_on_cpu else cfg.SOLVER.AMP, ranks.device)
     return extract(
         extractor, images, transform, ranks, precision, batch_size=cfg.TEST.BATCH_SIZE, flip=cfg.TEST.FLIP,
-        label=label,
+        label=label, rows=rows,
     )  # fmt: skip

@@ -280,7 +280,7 @@ def squared_distances(
     bar = progress_bar(len(one), "re-ranking, distances of neighbours", enabled=progress)
     result = torch.empty(len(one), dtype=points.dtype)
     for a, b, part in zip(one.split(size), other.split(size), result.split(size)):
-        few, place = a.unique_consecutive(return_inverse=True)  # as a rule a point is in many pairs, one after the other
+        few, place = a.unique_consecutive(return_inverse=True)  # one point in many pairs
         part.copy_(points[b].sub_(points[few].index_select(0, place)).square_().sum(1))
         bar.update(size)
     bar.close()
