@@ -37,6 +37,8 @@ _C.MODEL.PRETRAINED = path("imagenet")  # imagenet | none | path of a weight fil
 _C.MODEL.POOLING = choice("auto", "avg", "gem")  # of maps; auto: the method's. ViT: class token, or plus GeM
 _C.MODEL.PATCH_STRIDE = number(0, 0, 64)  # of a ViT, pixels between patches; 0: the patch's size, no overlap
 _C.MODEL.DROP_PATH = number(0.0, 0, 0.9)  # probability to leave out a network's last block; rises from 0
+_C.MODEL.SIE = flag(False)  # a ViT learns an embedding of each training camera: supervised, cluster_contrast
+_C.MODEL.SIE_WEIGHT = number(3.0, 0, 100)  # of that embedding
 _C.MODEL.WEIGHTS = path(
     ""
 )  # a checkpoint whose weights the whole network starts from; goes before FIRST_STAGE

@@ -28,6 +28,7 @@ from crossreid.engine.fitting import history_misfit
 from crossreid.engine.log import LOGGER
 from crossreid.engine.reading import Evaluation
 from crossreid.engine.recorder import Recorder
+from crossreid.modeling.side_information import camera_rows
 
 SOURCE_IMAGES = 2000  # of whole identities, that judge a clustering by the source's labels
 
@@ -83,6 +84,8 @@ class TargetEvaluation:
         self.recorder, self.progress = recorder, progress
         self.options = RetrievalOptions.of(cfg.TEST)
         self.features: tuple[Features, Features] | None = None
+        for images in [] if target is None else [target.query, target.gallery]:  # before the first step
+            camera_rows(extractor, images.split.dataset, images.split.cams)
 
     def score(self, engine: Engine, title: str) -> tuple[str, ...]:
         """Evaluate on all ranks; the checkpoints for which no trained state was better before."""
