@@ -37,6 +37,8 @@ _C.MODEL.PRETRAINED = path("imagenet")  # imagenet | none | path of a weight fil
 _C.MODEL.POOLING = choice("auto", "avg", "gem")  # of maps; auto: the method's. ViT: class token, or plus GeM
 _C.MODEL.PATCH_STRIDE = number(0, 0, 64)  # of a ViT, pixels between patches; 0: the patch's size, no overlap
 _C.MODEL.DROP_PATH = number(0.0, 0, 0.9)  # probability to leave out a network's last block; rises from 0
+_C.MODEL.SIE = flag(False)  # a ViT learns an embedding of each training camera: supervised, cluster_contrast
+_C.MODEL.SIE_WEIGHT = number(3.0, 0, 100)  # of that embedding
 _C.MODEL.WEIGHTS = path(
     ""
 )  # a checkpoint whose weights the whole network starts from; goes before FIRST_STAGE
@@ -157,7 +159,7 @@ _C.TEST.RERANK.LAMBDA = number(0.3, 0, 1)  # weight of the original distance, 0.
 _C.CHECKPOINT = Section()
 _C.CHECKPOINT.PERIOD = number(1, 1, 1e6)  # epochs
 _C.CHECKPOINT.SELECT = choice(
-    "last", "silhouette", "stability", "camera_entropy", "density", "oracle"
+    "last", "silhouette", "stability", "camera_entropy", "density", "source_guided", "oracle"
 )  # the run's result: last.pt, selected.pt by a label-free criterion, or best.pt, which the target's labels choose
 _C.CHECKPOINT.N_SAVED = number(0, 0, 1e6)  # numbered checkpoints to keep beside last.pt and best.pt
 

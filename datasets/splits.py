@@ -51,6 +51,11 @@ class Split:
         return len(self.paths)
 
     @property
+    def dataset(self) -> str:
+        """The name of the dataset that this is a split of."""
+        return self.name.rpartition("/")[0]
+
+    @property
     def num_identities(self) -> int:
         return len(np.unique(self.pids[self.pids != UNKNOWN]))
 

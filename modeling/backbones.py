@@ -14,6 +14,7 @@ from torchvision.models.resnet import BasicBlock, ResNet
 from crossreid.modeling.errors import ModelError
 from crossreid.modeling.families import Options, build_family, only, resnets
 from crossreid.modeling.ibn import IBN
+from crossreid.modeling.interface import IMAGENET
 from crossreid.modeling.timm_nets import TimmNet
 from crossreid.modeling.torchvision_nets import unstride
 from crossreid.modeling.weights import load_backbone
@@ -28,6 +29,7 @@ class Backbone(nn.Module):
     """
 
     stage_names = (("conv1", "bn1"), ("layer1",), ("layer2",), ("layer3",), ("layer4",))
+    normalisation = IMAGENET
 
     def __init__(self, resnet: ResNet, last_stride: int) -> None:
         super().__init__()
@@ -96,6 +98,8 @@ def build_backbone(
     size: Sequence[int] = (256, 128),
     patch_stride: int = 0,
     drop_path: float = 0.0,
+    cameras: torch.Tensor | None = None,
+    sie_weight: float = 3.0,
 ) -> Any:
     """A backbone by name.
 
@@ -108,6 +112,8 @@ def build_backbone(
         size: height and width of the images, pixels; transformers are made for it.
         patch_stride: of a ViT, pixels between patches; below the patch's size they overlap; 0: the patch's size.
         drop_path: of a transformer, EfficientNet or ConvNeXt: probability that the last block is left out.
+        cameras: [C, 2] that a ViT learns an embedding of, see ``side_information``; None: none.
+        sie_weight: of that embedding.
 
     Raises:
         ModelError: an unknown name, what a backbone cannot do, or weights that are missing or do not fit.
@@ -137,6 +143,13 @@ def build_backbone(
             _instance_normalise(backbone)
     else:
         backbone = build_family(name, options)
+    if cameras is not None:
+        if not hasattr(backbone, "know_cameras"):
+            raise ModelError(
+                f"MODEL.BACKBONE {name} has no camera embedding: set MODEL.SIE false, or take a ViT such as vit_small"
+            )
+        backbone.know_cameras(cameras)
+        backbone.sie_weight = sie_weight
     if pretrained != "none":
         load_backbone(backbone, name, pretrained)
     return backbone

@@ -33,8 +33,11 @@ class ClusterNet(nn.Module):
         if norm == "domain":
             separate_domains(self)
 
-    def forward(self, images: Tensor, *, joint: bool = False) -> Tensor:
+    def forward(self, images: Tensor, *, joint: bool = False, cameras: Tensor | None = None) -> Tensor:
         """Features of images [B, 3, H, W], normalised; with ``joint`` the first half of a batch is the source's.
+
+        Args:
+            cameras: [B] rows of the backbone's camera embedding; None: it has none.
 
         Returns:
             [B, D]: in evaluation the neck's output, the retrieval feature; in training unit rows.
@@ -42,7 +45,7 @@ class ClusterNet(nn.Module):
         norms = [module for module in self.modules() if isinstance(module, DomainNorm)]
         for module in norms:
             module.joint = joint
-        pooled = embed(self.backbone, self.pool, images)
+        pooled = embed(self.backbone, self.pool, images, cameras)
         if isinstance(self.neck, SplitBatchNorm1d):
             neck = torch.cat(self.neck(pooled)) if joint and self.training else self.neck.whole(pooled)
         else:

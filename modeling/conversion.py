@@ -12,6 +12,7 @@ from torch import Tensor
 
 from crossreid.modeling.checkpoints import read_weights
 from crossreid.modeling.errors import ModelError
+from crossreid.modeling.foreign_names import joined_name
 
 LAYOUTS = ("crossreid", "torchvision", "torchreid", "fastreid", "safetensors")
 CONTAINERS = {"crossreid": "model", "torchreid": "state_dict", "fastreid": "model"}
@@ -23,7 +24,7 @@ class Converted:
     """What a conversion did.
 
     Args:
-        names: name in the old file -> name in the new one.
+        names: name in the old file -> name in the new one; several old ones may be joined in one new.
         skipped: names in the old file that were left out.
         notes: what a user should know.
     """
@@ -31,6 +32,20 @@ class Converted:
     names: dict[str, str]
     skipped: list[str]
     notes: list[str]
+
+
+def check_output(out: Path, layout: str) -> None:
+    """Refuse a file name that the layout does not have, or a file that would be overwritten.
+
+    Raises:
+        ModelError: either.
+    """
+    if layout == "safetensors" and out.suffix != ".safetensors":
+        raise ModelError(f"{out}: a file of --to safetensors ends in .safetensors")
+    if layout != "safetensors" and out.suffix == ".safetensors":
+        raise ModelError(f"{out} ends in .safetensors, which --to {layout} does not write: name it .pth")
+    if out.exists():
+        raise ModelError(f"{out} is there already: remove it or name another file")
 
 
 def convert(origin: Path, out: Path, layout: str) -> Converted:
@@ -44,19 +59,14 @@ def convert(origin: Path, out: Path, layout: str) -> Converted:
         ModelError: a file that cannot be read or written, names that the layout has not, or a file that would be
             overwritten.
     """
-    if layout == "safetensors" and out.suffix != ".safetensors":
-        raise ModelError(f"{out}: a file of --to safetensors ends in .safetensors")
-    if layout != "safetensors" and out.suffix == ".safetensors":
-        raise ModelError(f"{out} ends in .safetensors, which --to {layout} does not write: name it .pth")
-    if out.exists():
-        raise ModelError(f"{out} is there already: remove it or name another file")
+    check_output(out, layout)
     weights = read_weights(origin)
     prefix = PREFIXES.get(layout, "")
     if layout == "torchreid" and any(name.startswith("blocks.") for name in weights.tensors):
         raise ModelError(f"{origin} holds a ViT, which torchreid has not: choose another --to")
     tensors = {f"{prefix}{new}": value.contiguous() for new, value in weights.tensors.items()}
     _write(tensors, out, layout)
-    names = {weights.names.get(new, "joined from several"): f"{prefix}{new}" for new in weights.tensors}
+    names = {old: f"{prefix}{joined_name(new)}" for new, old in weights.names.items()}
     return Converted(names, weights.skipped, weights.notes)
 
 

@@ -172,6 +172,11 @@ def joined_attention(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Ten
     return found
 
 
+def joined_name(name: str) -> str:
+    """What ``joined_attention`` makes of a weight's name."""
+    return re.sub(r"attn\.[qkv]_proj\.(weight|bias)$", r"attn.in_proj_\1", name)
+
+
 def check_finite(
     weights: Mapping[str, torch.Tensor], origin: str, names: Mapping[str, str] | None = None
 ) -> None:

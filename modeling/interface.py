@@ -55,8 +55,14 @@ class BaseBackbone(nn.Module):
         return self.maps(images) if pool is None else upcast(self.vector(images, pool))
 
 
-def embed(backbone: nn.Module, pool: nn.Module, images: Tensor) -> Tensor:
-    """Features [B, D], at least float32, of images [B, 3, H, W]: the backbone's own vector, or its pooled map."""
+def embed(backbone: nn.Module, pool: nn.Module, images: Tensor, cameras: Tensor | None = None) -> Tensor:
+    """Features [B, D], at least float32, of images [B, 3, H, W]: the backbone's own vector, or its pooled map.
+
+    Args:
+        cameras: [B] rows of the backbone's camera embedding, where it has one.
+    """
+    if cameras is not None:
+        return backbone(images, pool, cameras=cameras)
     if hasattr(backbone, "vector"):
         return backbone(images, pool)
     return upcast(pool(backbone(images)))

@@ -66,16 +66,16 @@ class StrongNet(nn.Module):
                 nn.init.normal_(layer.weight, std=0.001)
             self.classifier = nn.ModuleList(layers)
 
-    def forward(self, images: Tensor) -> Tensor | StrongOutput:
-        """Features of images [B, 3, H, W], normalised.
+    def forward(self, images: Tensor, *, cameras: Tensor | None = None) -> Tensor | StrongOutput:
+        """Features of images [B, 3, H, W], normalised, of ``cameras`` [B]: rows of the camera embedding.
 
         Returns:
             In evaluation the retrieval feature [B, D] or, with parts, [B, (1 + P) D]; in training ``StrongOutput``.
         """
         if self.parts is None:
-            pooled = [embed(self.backbone, self.pool, images)]
+            pooled = [embed(self.backbone, self.pool, images, cameras)]
         else:
-            pooled = list(upcast(self.backbone(images, self.pool, self.parts)).unbind(1))
+            pooled = list(upcast(self.backbone(images, self.pool, self.parts, cameras)).unbind(1))
         if not self.training and self.feature == "pooled":
             return _joined(pooled)
         necks = [neck(x) for neck, x in zip((self.neck, *self.part_necks), pooled)]

@@ -13,7 +13,7 @@ from crossreid.modeling.errors import ModelError
 from crossreid.modeling.ibn import IBN
 from crossreid.modeling.interface import HALF, BaseBackbone, four_stages, strict
 from crossreid.modeling.jpm import JigsawParts
-from crossreid.modeling.pooling import POOLS, Average
+from crossreid.modeling.pooling import POOLS, Average, upcast
 from crossreid.modeling.positions import fit
 from crossreid.modeling.transformer import Block, initialise, rising
 
@@ -116,6 +116,7 @@ class ViT(BaseBackbone):
         self.pos_embed = nn.Parameter(torch.zeros(1, 1 + self.grid[0] * self.grid[1], dim))
         self.sie_embed = nn.Parameter(torch.zeros(sie, 1, dim)) if sie else None
         self.sie_weight = sie_weight
+        self.register_buffer("sie_cameras", None)
         self.blocks = nn.ModuleList(
             Block(dim, heads, mlp_ratio=mlp_ratio, bias=bias, drop_path=p) for p in rising(drop_path, depth)
         )
@@ -124,6 +125,12 @@ class ViT(BaseBackbone):
         initialise(self)
         for table in (self.cls_token, self.pos_embed, *([] if self.sie_embed is None else [self.sie_embed])):
             nn.init.trunc_normal_(table, std=0.02)
+
+    def know_cameras(self, cameras: torch.Tensor) -> None:
+        """Learn an embedding of each of these cameras [C, 2], see ``side_information.camera_table``."""
+        self.sie_cameras = cameras.clone()
+        self.sie_embed = nn.Parameter(torch.empty(len(cameras), 1, self.out_channels))
+        nn.init.trunc_normal_(self.sie_embed, std=0.02)
 
     def embed(self, images: torch.Tensor, rows: torch.Tensor | None = None) -> torch.Tensor:
         """Tokens [B, 1 + n, D] before the blocks.
@@ -158,21 +165,33 @@ class ViT(BaseBackbone):
         """Tokens [B, 1 + n, D] without the class token as maps [B, D, h, w]."""
         return tokens[:, 1:].transpose(1, 2).unflatten(2, self.grid)
 
-    def vector(self, images: torch.Tensor, pool: nn.Module) -> torch.Tensor:
+    def vector(
+        self, images: torch.Tensor, pool: nn.Module, cameras: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """The class token [B, D]; with GeM plus the generalised mean of the patches, as in TransReID-SSL."""
-        return self.head(self.tokens(images), pool)
+        return self.head(self.tokens(images, cameras), pool)
 
     def jigsaw(self, parts: int) -> JigsawParts:
         """A module for part features, beginning as a copy of the last block."""
         return JigsawParts(self.blocks[-1], self.norm, parts=parts)
 
     def forward(
-        self, images: torch.Tensor, pool: nn.Module | None = None, parts: nn.Module | None = None
+        self,
+        images: torch.Tensor,
+        pool: nn.Module | None = None,
+        parts: nn.Module | None = None,
+        cameras: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """As of every backbone; with ``parts`` the vector and the parts' features [B, 1 + P, D]."""
-        if parts is None or pool is None:
-            return super().forward(images, pool)
-        x = self.embed(images)
+        """As of every backbone; with ``parts`` the vector and the parts' features [B, 1 + P, D].
+
+        Args:
+            cameras: [B] rows of the camera embedding; None leaves it out.
+        """
+        if pool is None:
+            return self.maps(images)
+        if parts is None:
+            return upcast(self.vector(images, pool, cameras))
+        x = self.embed(images, cameras)
         for block in self.blocks[:-1]:
             x = block(x)
         whole = self.head(self.norm(self.blocks[-1](x)), pool)

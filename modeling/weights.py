@@ -16,6 +16,7 @@ from crossreid.modeling.checkpoints import contained, first_line, load_file, rea
 from crossreid.modeling.errors import ModelError
 from crossreid.modeling.foreign_names import Weights, check_finite
 from crossreid.modeling.interface import Normalisation
+from crossreid.modeling.side_information import for_cameras
 
 __all__ = ["fill", "first_line", "load_backbone", "load_network", "read_checkpoint", "state_dict_of"]
 
@@ -58,12 +59,14 @@ def load_network(
     """
     if translate := getattr(network, "translated", None):  # names of a published program
         weights = translate(weights)
+    weights = for_cameras(network, weights)
     own = network.state_dict()
     wrong = [k for k in own if k not in weights or not _fits(weights[k], own[k])]
     needed = [k for k in wrong if not k.startswith(optional)] if optional else wrong
     if needed:
         lines = [f"{k} ({_difference(weights.get(k), own[k])})" for k in needed[:3]]
-        hint = "" if any(k in weights for k in own) else "; for its backbone alone set MODEL.PRETRAINED to it"
+        hint = "; for its backbone alone set MODEL.PRETRAINED to it, for all of it run crossreid convert --to crossreid"
+        hint = "" if any(k in weights for k in own) else hint
         raise ModelError(
             f"{origin} is of another architecture: {len(needed)} of {len(own)} weights differ, first "
             f"{'; '.join(lines)}{hint}"
@@ -115,7 +118,7 @@ def fill(backbone: Any, weights: Weights, origin: str) -> None:
     """
     found = backbone.fitted(weights.tensors) if hasattr(backbone, "fitted") else dict(weights.tensors)
     found = {**weights.others, **found}
-    own = backbone.state_dict()
+    own = {k: v for k, v in backbone.state_dict().items() if k != "sie_cameras"}
     needed = {k: v for k, v in own.items() if not k.endswith("num_batches_tracked")}  # old files lack these
     fits = {k: found[k] for k, v in own.items() if k in found and found[k].shape == v.shape}
     missing = [k for k in needed if k not in fits]

@@ -19,6 +19,7 @@ from crossreid.engine.deploy.photos import Image8, load_pixels
 from crossreid.engine.errors import InputError
 from crossreid.engine.hardware import for_evaluation
 from crossreid.engine.log import progress_bar
+from crossreid.modeling.side_information import known_cameras
 
 Photos = Sequence[str | Path | Image.Image | Image8]
 
@@ -87,6 +88,11 @@ class Embedder:
             raise InputError(f"batch_size is {batch_size}: give 1 or more")
         self.checkpoint = Path(checkpoint).expanduser()
         self.cfg, extractor = load_extractor(self.checkpoint, config, list(overrides))
+        if known_cameras(extractor) is not None:
+            raise InputError(
+                f"{self.checkpoint} embeds the camera of each image (MODEL.SIE true), and photos alone tell none: "
+                "MODEL.SIE false leaves the camera embedding out"
+            )
         self.device, self.batch_size, self.overrides = _device(device), batch_size, tuple(overrides)
         options = self.cfg.INPUT
         self.size = (int(options.SIZE[0]), int(options.SIZE[1]))

@@ -27,7 +27,10 @@ def load_extractor(path: Path, config: str | None, overrides: list[str]) -> tupl
     content = read_checkpoint(path)
     check_format(content, str(path))
     if config is None and not isinstance(content.get("config"), str):
-        raise InputError(f"{path} holds no config: name the YAML of its network with --config")
+        raise InputError(
+            f"{path} holds no config: name the YAML of its network with --config, or make a checkpoint of another "
+            f"project's file: crossreid convert {path} NEW.pt --to crossreid"
+        )
     if config is not None:
         cfg = configs.load(config, overrides)
     else:

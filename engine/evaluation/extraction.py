@@ -18,6 +18,7 @@ from crossreid.engine.hardware import for_evaluation
 from crossreid.engine.log import progress_bar
 from crossreid.engine.optim import Precision
 from crossreid.engine.reading import Evaluation
+from crossreid.modeling.side_information import camera_rows
 
 
 @torch.no_grad()
@@ -45,22 +46,31 @@ def extract(
 
     Returns:
         Features with float32 vectors [N, D] on the CPU.
+
+    Raises:
+        ModelError: a network with an embedding of cameras that does not know one of the split's.
     """
     wanted = np.arange(len(images)) if rows is None else rows
     share = np.array_split(wanted, ranks.world)[ranks.rank]
+    rows_of = camera_rows(
+        extractor, images.split.dataset, images.split.cams[wanted]
+    )  # the same on every rank
+    cameras = None if rows_of is None else rows_of.tensor_split(ranks.world)[ranks.rank]
     mode = extractor.training
     extractor.eval()
     bar = progress_bar(len(share), label, enabled=ranks.first)
-    parts = []
+    parts, done = [], 0
     for part in np.array_split(share, max(1, -(-len(share) // batch_size))):
         if not len(part):
             continue
         batch = images.__getitems__(part)
         pixels = transform(batch.images.to(ranks.device, non_blocking=True), None)
+        beside = {} if cameras is None else {"cameras": cameras[done : done + len(part)].to(ranks.device)}
+        done += len(part)
         with precision.autocast(), for_evaluation():
-            vectors = extractor(pixels).float()
+            vectors = extractor(pixels, **beside).float()
             if flip:
-                vectors = F.normalize(vectors) + F.normalize(extractor(pixels.flip(3)).float())
+                vectors = F.normalize(vectors) + F.normalize(extractor(pixels.flip(3), **beside).float())
         parts.append(vectors.cpu())
         bar.update(len(part))
     bar.close()
@@ -99,12 +109,19 @@ def extract_query_gallery(
 
 
 def extract_split(
-    cfg: CfgNode, extractor: nn.Module, images: ImageDataset, transform: Compose, ranks: Ranks, label: str
+    cfg: CfgNode,
+    extractor: nn.Module,
+    images: ImageDataset,
+    transform: Compose,
+    ranks: Ranks,
+    label: str,
+    *,
+    rows: NDArray[np.int64] | None = None,
 ) -> Features:
     """Features of a split as ``TEST`` wants them, complete on every rank; see ``extract``."""
     half_on_cpu = cfg.SOLVER.AMP == "float16" and ranks.device.type == "cpu"
     precision = Precision("float32" if half_on_cpu else cfg.SOLVER.AMP, ranks.device)
     return extract(
         extractor, images, transform, ranks, precision, batch_size=cfg.TEST.BATCH_SIZE, flip=cfg.TEST.FLIP,
-        label=label,
+        label=label, rows=rows,
     )  # fmt: skip

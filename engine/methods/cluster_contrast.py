@@ -24,9 +24,11 @@ from crossreid.engine.evaluation.extraction import extract
 from crossreid.engine.method import Method, TrainStep
 from crossreid.engine.methods.common import (
     TrainingParts,
+    camera_inputs,
     direct_transfer,
     new_backbone,
     pooling,
+    training_cameras,
     training_parts,
 )
 from crossreid.engine.methods.relabel import check_target, find_labels, repeats
@@ -34,23 +36,25 @@ from crossreid.losses.clusters import centroids, contrast
 from crossreid.modeling.cluster_memory import ClusterMemory
 from crossreid.modeling.cluster_net import ClusterNet
 from crossreid.modeling.pseudo_labels import PseudoLabels
+from crossreid.modeling.side_information import no_cameras
 
 
 def build_extractor(cfg: CfgNode) -> nn.Module:
     """The network, with weights still to be loaded."""
-    return _network(cfg, pretrained=False)
+    return _network(cfg, no_cameras(), pretrained=False)
 
 
-def _network(cfg: CfgNode, *, pretrained: bool = True) -> ClusterNet:
+def _network(cfg: CfgNode, cameras: Tensor | None, *, pretrained: bool = True) -> ClusterNet:
     norm = cfg.CLUSTER_CONTRAST.NORM if cfg.DATASETS.SOURCES else "shared"
-    return ClusterNet(new_backbone(cfg, pretrained=pretrained), pool=pooling(cfg, "gem"), norm=norm)
+    backbone = new_backbone(cfg, pretrained=pretrained, cameras=cameras)
+    return ClusterNet(backbone, pool=pooling(cfg, "gem"), norm=norm)
 
 
 def build(cfg: CfgNode, data: Data) -> Method:
     """Network, memory, labels, optimizer and training step."""
     settings, ranks = cfg.CLUSTER_CONTRAST, data.ranks
     check_target(settings.CLUSTER, data, "CLUSTER_CONTRAST")
-    net = _network(cfg)
+    net = _network(cfg, training_cameras(data) if cfg.MODEL.SIE else None)
     new = [*net.pool.parameters(), *net.neck.parameters()]
     groups = [(net.backbone.parameters(), cfg.SOLVER.LR), (new, cfg.SOLVER.NEW_LR)]
     parts = training_parts(cfg, data, net, groups, static=cfg.SOLVER.ACCUMULATE == 1)
@@ -125,13 +129,14 @@ class Clusters:
     def step(self) -> TrainStep:
         """The source's and the target's halves against all rows of the memory."""
         settings, data, parts = self.cfg.CLUSTER_CONTRAST, self.data, self.parts
+        beside = camera_inputs(self.net, data)
 
         def train_step(engine: Engine, batches: Mapping[str, Batch]) -> dict[str, Tensor]:
             step, alone = engine.state.iteration, engine.state.epoch <= settings.SOURCE_EPOCHS
             domains = ["source"] if alone else list(data.domains)
             images = torch.cat([data.augmented(name, batches[name], step) for name in domains])
             with parts.precision.autocast():
-                units = parts.network(images, joint=len(domains) == 2).float()
+                units = parts.network(images, joint=len(domains) == 2, **beside(domains, batches)).float()
             similarity = self.memory.rows.similarity(units).split(len(units) // len(domains))
             rows = {name: self._rows(name, batches[name]) for name in domains}
             losses = {

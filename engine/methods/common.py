@@ -23,6 +23,7 @@ from crossreid.engine.method import TrainStep
 from crossreid.engine.optim import Precision, build_optimizer, build_scheduler, decayed, training_precision
 from crossreid.modeling.backbones import build_backbone
 from crossreid.modeling.batch_groups import group_batch_norms
+from crossreid.modeling.side_information import camera_rows, camera_table
 
 Groups = Iterable[tuple[Iterable[nn.Parameter], float]]  # parameters and their learning rate
 
@@ -94,15 +95,25 @@ def group_norms(cfg: CfgNode, network: nn.Module, data: Data) -> None:
     group_batch_norms(network, group)
 
 
-def new_backbone(cfg: CfgNode, *, pretrained: bool = True) -> Any:
+def new_backbone(cfg: CfgNode, *, pretrained: bool = True, cameras: torch.Tensor | None = None) -> Any:
     """The backbone of ``MODEL``.
 
     Args:
         pretrained: start from ``MODEL.PRETRAINED``, unless ``MODEL.WEIGHTS`` brings the whole network.
+        cameras: [C, 2] that it embeds with ``MODEL.SIE``; None of a method that passes no cameras.
+
+    Raises:
+        InputError: ``MODEL.SIE`` with such a method.
     """
     model = cfg.MODEL
     weights = model.PRETRAINED if pretrained and not model.WEIGHTS else "none"
-    backbone = build_backbone(model.BACKBONE, pretrained=weights, **backbone_options(cfg))
+    if model.SIE and cameras is None:
+        raise InputError(
+            f"MODEL.SIE true: METHOD {cfg.METHOD} passes no cameras to its backbone (supervised and cluster_contrast "
+            "do): set it to false"
+        )
+    embedded = {"cameras": cameras, "sie_weight": model.SIE_WEIGHT} if model.SIE else {}
+    backbone = build_backbone(model.BACKBONE, pretrained=weights, **embedded, **backbone_options(cfg))
     if weights != "none":
         check_normalisation(cfg, backbone)
     return backbone
@@ -129,6 +140,33 @@ def check_normalisation(cfg: CfgNode, backbone: nn.Module) -> None:
             "MODEL.PRETRAINED %s was trained with other numbers than INPUT.MEAN %s and STD %s: set INPUT.MEAN %s "
             "INPUT.STD %s", cfg.MODEL.PRETRAINED, *given, mean, std,
         )  # fmt: skip
+
+
+def training_cameras(data: Data) -> torch.Tensor:
+    """Every camera of the training domains [C, 2], for the camera embedding of a backbone.
+
+    Raises:
+        ModelError: images of an unknown camera, or one camera only.
+    """
+    splits = [domain.images.split for domain in data.domains.values()]
+    return camera_table({split.dataset: split.cams for split in splits})
+
+
+CameraInputs = Callable[[Iterable[str], Mapping[str, Batch]], dict[str, torch.Tensor]]
+
+
+def camera_inputs(network: nn.Module, data: Data) -> CameraInputs:
+    """What a network takes beside the images of some domains' batches: ``cameras``, where its backbone embeds them."""
+    found = {
+        name: camera_rows(network, domain.images.split.dataset, domain.images.split.cams)
+        for name, domain in data.domains.items()
+    }
+    rows = {name: value.to(data.ranks.device) for name, value in found.items() if value is not None}
+
+    def beside(domains: Iterable[str], batches: Mapping[str, Batch]) -> dict[str, torch.Tensor]:
+        return {"cameras": torch.cat([rows[n][batches[n].index] for n in domains])} if rows else {}
+
+    return beside
 
 
 def pooling(cfg: CfgNode, usual: str = "avg") -> str:

@@ -23,18 +23,26 @@ from crossreid.engine.data import Data
 from crossreid.engine.distributed import gathered
 from crossreid.engine.errors import InputError
 from crossreid.engine.method import Method, TrainStep
-from crossreid.engine.methods.common import TrainingParts, new_backbone, pooling, training_parts
+from crossreid.engine.methods.common import (
+    TrainingParts,
+    camera_inputs,
+    new_backbone,
+    pooling,
+    training_cameras,
+    training_parts,
+)
 from crossreid.losses.triplet import batch_hard, soft_batch_hard
+from crossreid.modeling.side_information import no_cameras
 from crossreid.modeling.strong_net import StrongNet
 
 
 def build_extractor(cfg: CfgNode) -> nn.Module:
     """The network without its classifiers, with weights still to be loaded."""
-    return _network(cfg, 0, pretrained=False)
+    return _network(cfg, 0, no_cameras(), pretrained=False)
 
 
-def _network(cfg: CfgNode, classes: int, *, pretrained: bool = True) -> StrongNet:
-    settings, backbone = cfg.SUPERVISED, new_backbone(cfg, pretrained=pretrained)
+def _network(cfg: CfgNode, classes: int, cameras: Tensor | None, *, pretrained: bool = True) -> StrongNet:
+    settings, backbone = cfg.SUPERVISED, new_backbone(cfg, pretrained=pretrained, cameras=cameras)
     if settings.PARTS and cfg.MODEL.COMPILE:
         raise InputError(
             "SUPERVISED.PARTS copies a block, which MODEL.COMPILE true leaves out: set it to false"
@@ -57,7 +65,7 @@ def build(cfg: CfgNode, data: Data) -> Method:
             raise InputError(
                 f"{split} has {count} identity: METHOD supervised needs two or more in every source"
             )
-    net = _network(cfg, sum(counts.values()))
+    net = _network(cfg, sum(counts.values()), training_cameras(data) if cfg.MODEL.SIE else None)
     assert net.classifier is not None
     parts = [] if net.parts is None else net.parts.parameters()
     new = [*net.pool.parameters(), *net.neck.parameters(), *net.part_necks.parameters()]
@@ -77,6 +85,7 @@ def training_step(cfg: CfgNode, data: Data, parts: TrainingParts, firsts: Mappin
         firsts: each domain's first identity among all; the identities of the domains follow each other.
     """
     settings, ranks = cfg.SUPERVISED, data.ranks
+    beside = camera_inputs(parts.network, data)
 
     def triplet(pooled: Tensor, pids: Tensor) -> Tensor:
         rows = gathered(pooled.float(), ranks)
@@ -89,7 +98,7 @@ def training_step(cfg: CfgNode, data: Data, parts: TrainingParts, firsts: Mappin
         images = torch.cat([data.augmented(name, batches[name], step) for name in firsts])
         pids = torch.cat([batches[name].pids + first for name, first in firsts.items()])
         with parts.precision.autocast():
-            found = parts.network(images)
+            found = parts.network(images, **beside(firsts, batches))
         smoothing = settings.LABEL_SMOOTHING
         losses = {
             "id": halved([F.cross_entropy(x.float(), pids, label_smoothing=smoothing) for x in found.logits])

@@ -68,6 +68,10 @@ def adapt_config(cameras: str, origin: str, devices: str, overrides: list[str]) 
     if parse_devices(devices)[0].type == "cpu" and base.SOLVER.AMP == "float16":
         wanted["SOLVER.AMP"] = "float32"
     cfg = _merged(origin, text, wanted, own)
+    if cfg.MODEL.SIE:
+        raise InputError(
+            "MODEL.SIE true embeds the cameras of one dataset, and searches take photos of any: set it to false"
+        )
     photos = read(cfg, cfg.DATASETS.TARGET).need_training()
     if photos.num_cameras < 2:
         raise InputError(

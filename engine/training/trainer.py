@@ -130,7 +130,9 @@ def _write_config(text: str, path: Path) -> None:
 def _load_weights(cfg: CfgNode, method: Method) -> None:
     if cfg.MODEL.WEIGHTS:
         network = unwrap(method.state["model"])
-        skipped = checkpoint.load_weights(network, cfg.MODEL.WEIGHTS, optional=("classifier.", "pool."))
+        skipped = checkpoint.load_weights(
+            network, cfg.MODEL.WEIGHTS, optional=("classifier.", "pool.", "backbone.sie_")
+        )
         LOGGER.info(
             "weights from %s%s", cfg.MODEL.WEIGHTS, f"; skipped {', '.join(skipped)}" if skipped else ""
         )

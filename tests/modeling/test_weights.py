@@ -17,7 +17,7 @@ from torch import nn
 from crossreid import configs
 from crossreid.engine.commands.convert import main as convert
 from crossreid.engine.methods.common import new_backbone
-from crossreid.modeling import ModelError
+from crossreid.modeling import ModelError, vit
 from crossreid.modeling.backbones import build_backbone
 from crossreid.modeling.checkpoints import load_file as load
 from crossreid.modeling.checkpoints import read
@@ -77,6 +77,60 @@ def test_clip_beside_a_text_tower(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     save_file({**{f"visual.{k}": v for k, v in tower.items()}, **text}, tmp_path / "clip.safetensors")
     assert set(read(tmp_path / "clip.safetensors")) == set(tower)
     build_backbone("clip_vit_b_16", size=(64, 32), pretrained=str(tmp_path / "clip.safetensors"))
+
+
+def test_hugging_face_s_clip_joins_queries_keys_and_values(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Every one of the file's tensors has a line in the printed mapping; the joined ones are OpenAI's."""
+    shrink(monkeypatch)
+    tower = dict(build_backbone("clip_vit_b_16", size=(64, 32)).state_dict())
+    theirs, stem = {}, "vision_model.encoder.layers"
+    for k in range(4):
+        for kind in ("weight", "bias"):
+            parts = tower[f"transformer.resblocks.{k}.attn.in_proj_{kind}"].chunk(3)
+            theirs |= {f"{stem}.{k}.self_attn.{p}_proj.{kind}": v.clone() for p, v in zip("qkv", parts)}
+    save_file(theirs, tmp_path / "clip.safetensors")
+    convert([str(tmp_path / "clip.safetensors"), str(tmp_path / "clip.pth"), "--to", "torchvision"])
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert {line[0] for line in lines[:-1]} == set(theirs)
+    assert [f"{stem}.3.self_attn.v_proj.bias", "transformer.resblocks.3.attn.in_proj_bias"] in lines
+    assert lines[-1][1] == "8"
+    found = read(tmp_path / "clip.pth")
+    assert all(torch.equal(found[k], tower[k]) for k in found)
+
+
+@pytest.mark.parametrize(
+    ("name", "mean"),
+    [
+        ("resnet18", 0.485),
+        ("vit_tiny", 0.5),
+        ("vit_b_16", 0.485),
+        ("solider_swin_tiny", 0.5),
+        ("clip_vit_b_16", 0.48145466),
+    ],
+)
+def test_what_a_family_was_trained_with(
+    name: str, mean: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told: Callable[[], str]
+) -> None:
+    """The warning comes with other values of INPUT alone."""
+    shrink(monkeypatch)
+    monkeypatch.setitem(vit.SIZES, "vit_b_16", (24, 4, 2, 16))
+    stride = "2" if "swin" in name else "1"
+    more = ["MODEL.BACKBONE", name, "MODEL.LAST_STRIDE", stride, "INPUT.SIZE", "[64, 32]", "MODEL.PRETRAINED"]
+    backbone = new_backbone(configs.load(None, [*more, "none"]))
+    assert backbone.normalisation[0][0] == mean
+    torch.save(backbone.state_dict(), tmp_path / "w.pth")
+    right = [
+        "INPUT.MEAN",
+        str(list(backbone.normalisation[0])),
+        "INPUT.STD",
+        str(list(backbone.normalisation[1])),
+    ]
+    new_backbone(configs.load(None, [*more, str(tmp_path / "w.pth"), *right]))
+    assert "other numbers" not in told()
+    new_backbone(configs.load(None, [*more, str(tmp_path / "w.pth"), "INPUT.MEAN", "[0.1, 0.1, 0.1]"]))
+    assert "was trained with other numbers than INPUT.MEAN [0.1, 0.1, 0.1]" in told()
 
 
 def test_torchvision_s_vit_has_our_names_and_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -27,6 +27,7 @@ def test_criteria_are_logged_and_choose_a_checkpoint(domains: Path, tmp_path: Pa
     scores = {epoch: line["criteria/camera_entropy"] for epoch, line in enumerate(found, 1)}
     assert all("criteria/density" in line and "target/mAP" in line for line in found)
     assert "criteria/stability" not in found[0]  # nothing to compare with
+    assert all(-1 <= line["criteria/source_guided"] <= 1 for line in found)
     saved = tmp_path / "checkpoints" / "demo"
     best = max(scores, key=lambda epoch: (scores[epoch], -epoch))
     selected, numbered = (
@@ -64,5 +65,7 @@ def test_oracle_is_named_so_and_last_is_the_default(domains: Path, tmp_path: Pat
 def test_a_criterion_needs_images_to_judge() -> None:
     with pytest.raises(ConfigError, match=r"set TEST\.CRITERIA and DATASETS\.ADAPT true"):
         configs.load(DEMO, ["CHECKPOINT.SELECT", "density", "TEST.CRITERIA", "false"])
+    with pytest.raises(ConfigError, match="judges by one labelled source"):
+        configs.load("configs/camera_proxy/demo.yml", ["CHECKPOINT.SELECT", "source_guided"])
     with pytest.raises(ConfigError, match=r"CHECKPOINT\.SELECT is"):
         configs.load(DEMO, ["CHECKPOINT.SELECT", "accuracy"])
