@@ -9,9 +9,12 @@ import contextlib
 import functools
 import multiprocessing
 import os
+import runpy
 import signal
 import subprocess
+import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 CONTEXT = multiprocessing.get_context("forkserver")
@@ -26,23 +29,21 @@ CONTEXT.set_forkserver_preload(
 )
 
 
-class Command:
-    """``python -m crossreid WORDS`` in a process of its own, for tests of what happens after its start.
-
-    It is used as a ``subprocess.Popen`` with its output in a pipe. Ranks that it starts are forked, too.
+class Forked:
+    """A call in a process of its own; it is used as a ``subprocess.Popen`` with its output in a pipe.
 
     Args:
-        words: of the command line, ``train`` first.
+        function: of the top of a module; what it raises, ``SystemExit`` with its code too, ends the process.
         variables: of its environment.
     """
 
-    def __init__(self, words: list[str], **variables: str) -> None:
+    def __init__(self, function: Callable[..., object], *args: object, **variables: str) -> None:
         handle, name = tempfile.mkstemp(prefix="told-")
         os.close(handle)
         self._told = Path(name)
-        self._process = CONTEXT.Process(target=_main, args=(words, self._told, {**os.environ, **variables}))
+        environment = {**os.environ, **variables}
+        self._process = CONTEXT.Process(target=_run, args=(function, args, self._told, environment))
         self._process.start()
-        self.pid = self._process.pid
 
     @property
     def returncode(self) -> int | None:
@@ -66,17 +67,30 @@ class Command:
         """
         self._process.join(timeout)
         if self._process.exitcode is None:
-            raise subprocess.TimeoutExpired("crossreid", timeout)
+            raise subprocess.TimeoutExpired("a forked process", timeout)
         told = self._told.read_text()
         self._told.unlink()
         return told, None
 
 
-def _main(words: list[str], told: Path, environment: dict[str, str]) -> None:
-    import torch
-    from torch.distributed.launcher import api
+class Command(Forked):
+    """``python -m crossreid WORDS``, for tests of what happens after its start; its ranks are forked, too."""
 
-    from crossreid.engine.commands import main
+    def __init__(self, words: list[str], **variables: str) -> None:
+        super().__init__(_command, words, **variables)
+
+
+class Script(Forked):
+    """``python FILE WORDS``, for a file that needs nothing of a fresh Python but its own state."""
+
+    def __init__(self, file: Path, words: list[str]) -> None:
+        super().__init__(_script, str(file), words)
+
+
+def _run(
+    function: Callable[..., object], args: tuple[object, ...], told: Path, environment: dict[str, str]
+) -> None:
+    import torch
 
     os.environ.clear()
     os.environ.update(environment)
@@ -84,5 +98,18 @@ def _main(words: list[str], told: Path, environment: dict[str, str]) -> None:
     for stream in (1, 2):
         os.dup2(out, stream)
     torch.set_num_threads(1)
+    function(*args)
+
+
+def _command(words: list[str]) -> None:
+    from torch.distributed.launcher import api
+
+    from crossreid.engine.commands import main
+
     api.LaunchConfig = functools.partial(api.LaunchConfig, start_method="fork")  # type: ignore[misc, assignment]
     main(words)
+
+
+def _script(file: str, words: list[str]) -> None:
+    sys.argv = [file, *words]
+    runpy.run_path(file, run_name="__main__")
