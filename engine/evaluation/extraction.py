@@ -1,4 +1,4 @@
-"""Features of a whole split, extracted on all ranks, and their retrieval scores."""
+"""Features of a whole split, extracted on all ranks."""
 
 from __future__ import annotations
 

@@ -14,12 +14,12 @@ from typing import Any
 
 import yaml
 
-from crossreid.configs.loading import SWEEP
+from crossreid.configs.loading import SWEEP, values_of
 from crossreid.configs.overrides import pairs
 from crossreid.configs.reading import BASE
 from crossreid.engine.comparison.groups import Group, cell, compare, correlations, short_names
 from crossreid.engine.comparison.output import can_draw, draw_curves, write
-from crossreid.engine.comparison.runs import Record, flat
+from crossreid.engine.comparison.runs import Record
 from crossreid.engine.comparison.table import Table
 from crossreid.engine.evaluation.criteria import CRITERIA
 from crossreid.engine.sweeps.asked import ORACLE
@@ -172,7 +172,7 @@ def best_yaml(results: Results, point: Point) -> str:
     else:
         tree = {"NAME": name}
         aside = ("NAME", "OUTPUT_DIR", "RESUME", "IF_EXISTS")
-        settings = {k: v for k, v in flat(load_run(sweep, run.overrides)).items() if k not in aside}
+        settings = {k: v for k, v in values_of(load_run(sweep, run.overrides)).items() if k not in aside}
     for key, value in settings.items():
         *sections, last = key.split(".")
         node = tree

@@ -57,7 +57,7 @@ def run(cfg: CfgNode, ranks: Ranks) -> None:
     prepare_backbones(cfg, method.state["model"], ranks.device)
     state, means = {**method.state, "progress": progress}, Means()
     kept = RunCheckpoints(cfg, data, saved, state, means)
-    done, length = kept.restore(resume), len(data.streams)
+    done = kept.restore(resume)
     if ranks.first:
         _write_config(kept.about["config"], logs / "config.yml")
         introduce(cfg, ranks, data, target, resume, done)
@@ -74,7 +74,7 @@ def run(cfg: CfgNode, ranks: Ranks) -> None:
 
     engine = Engine(method.train_step)
     engine.logger.disabled = True  # its errors reach the user once, from the entry point
-    Handlers(cfg, ranks, method, monitor, evaluation, recorder, stop, kept.save, length, done).attach(engine)
+    Handlers(cfg, method, monitor, evaluation, stop, kept.save, done).attach(engine)
     try:
         with stop:
             _train(engine, data, done, cfg.SOLVER.EPOCHS)

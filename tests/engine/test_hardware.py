@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 import torch._inductor.config
-from torch import Tensor
+from torch import Tensor, nn
 
 from crossreid import configs
 from crossreid.configs import ConfigError
@@ -135,6 +135,18 @@ def test_compiled_gradients_and_statistics_are_the_same() -> None:
     no_more = torch._dynamo.config.patch(error_on_recompile=True)
     with no_more, for_evaluation(), torch.no_grad():  # other sizes are not compiled
         torch.testing.assert_close(fast.eval()(images[:3]), plain.eval()(images[:3]), rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.usefixtures("_traced")
+@pytest.mark.skipif(bool(hardware.missing_for_compiling(CPU)), reason="no compiler here")
+def test_a_backbone_that_is_a_sequence_of_layers_is_compiled() -> None:
+    plain = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU())
+    plain.stage_names = (("0",), ("1", "2"))  # type: ignore[assignment]
+    fast, images = copy.deepcopy(plain), torch.randn(2, 3, 8, 8)
+    prepare_backbones(configs.load(None, ["MODEL.COMPILE", "true"]), fast, CPU)
+    torch._dynamo.utils.counters.clear()
+    torch.testing.assert_close(fast(images), plain(images))
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
 
 
 @pytest.mark.usefixtures("_traced")
