@@ -18,7 +18,7 @@ from crossreid.engine.hardware import for_evaluation
 from crossreid.engine.log import progress_bar
 from crossreid.engine.optim import Precision
 from crossreid.engine.reading import Evaluation
-from crossreid.modeling.side_information import camera_rows
+from crossreid.modeling.side_information import camera_rows, known_cameras
 
 
 @torch.no_grad()
@@ -52,10 +52,11 @@ def extract(
     """
     wanted = np.arange(len(images)) if rows is None else rows
     share = np.array_split(wanted, ranks.world)[ranks.rank]
-    rows_of = camera_rows(
-        extractor, images.split.dataset, images.split.cams[wanted]
-    )  # the same on every rank
-    cameras = None if rows_of is None else rows_of.tensor_split(ranks.world)[ranks.rank]
+    cameras = None
+    if known_cameras(extractor) is not None:
+        rows_of = camera_rows(extractor, images.split.dataset, images.split.cams[wanted])  # on every rank
+        assert rows_of is not None, "the network embeds cameras"
+        cameras = rows_of.tensor_split(ranks.world)[ranks.rank]
     mode = extractor.training
     extractor.eval()
     bar = progress_bar(len(share), label, enabled=ranks.first)

@@ -13,11 +13,12 @@ from ignite.engine import Engine, Events
 from yacs.config import CfgNode
 
 from crossreid.engine.data import Data
-from crossreid.engine.distributed import Ranks, StopRequest, average_buffers, synchronise_gradients
+from crossreid.engine.distributed import Ranks, average_buffers, synchronise_gradients
 from crossreid.engine.errors import NonFiniteLossError
 from crossreid.engine.log import LOGGER, Means, progress_bar
 from crossreid.engine.method import Method
 from crossreid.engine.recorder import Recorder
+from crossreid.engine.stopping import StopRequest
 from crossreid.engine.training.summary import evaluation_title
 from crossreid.engine.training.target import TargetEvaluation
 

@@ -15,10 +15,12 @@ from tests.tiny import differences, overrides, train
 DEMO = "configs/demo.yml"
 MORE = ("TEST.CLUSTER.K1", "8", "TEST.CLUSTER.K2", "2", "TEST.CLUSTER.EPS", "0.7", "SOLVER.EPOCHS", "4")
 MORE += ("CAMERA_AWARE.SOURCE_EPOCHS", "1", "CHECKPOINT.SELECT", "camera_entropy", "CHECKPOINT.N_SAVED", "9")
+MORE += ("TEST.CRITERIA", "true")
 
 
 def test_criteria_are_logged_and_choose_a_checkpoint(domains: Path, tmp_path: Path) -> None:
-    told = train(DEMO, overrides(domains, tmp_path, *MORE))
+    told = train(DEMO, overrides(domains, tmp_path, *MORE, "LOG.RANK_LIST", "2"))
+    assert (tmp_path / "logs" / "demo" / "ranklist.png").is_file()
     lines = (tmp_path / "logs" / "demo" / "metrics.jsonl").read_text().splitlines()
     found = [json.loads(line) for line in lines if "criteria" in line]
     assert len(found) == 4
