@@ -206,7 +206,7 @@ def source_guided(
 
     Source: HyPASS, Dubourvieux et al., IEEE Access 2021.
     """
-    if options is None:
+    if options is None or cameras is None:
         distance = jaccard(F.normalize(features), k1=k1, k2=k2)
     else:
         min_samples, work = options.min_samples, Work(index=options.index, chunk_mb=options.chunk_mb)
