@@ -104,11 +104,10 @@ def _main(options: argparse.Namespace) -> None:
     target = build_evaluation(cfg, cfg.DATASETS.TARGET)
     extractor.to(ranks.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     features = extract_query_gallery(cfg, extractor, target, ranks)
-    folder, run = (
-        Path(cfg.OUTPUT_DIR) / "features" / features_folder(cfg, target.name),
-        f"{cfg.NAME}-{path.stem}",
-    )
+    folder, told = features_folder(Path(cfg.OUTPUT_DIR) / "features", cfg, target.name)
+    run = f"{cfg.NAME}-{path.stem}"
     try:
+        write_whole(folder / PLACE, lambda file: file.write(told.encode(errors="surrogateescape")))
         files = save_features(folder, run, *features)
         write_whole(folder / f"{run}{CONFIG}", lambda file: file.write(cfg.dump().encode()))
     except OSError as error:
