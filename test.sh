@@ -5,4 +5,4 @@ cd "$(dirname "${BASH_SOURCE[0]}")" || exit 2
 source tools/setup.sh
 crossreid_setup dev || exit $?
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
-exec "$PYTHON" -m pytest -n auto --maxprocesses 8 "$@"
+exec "$PYTHON" -m pytest -n auto --maxprocesses 8 --dist worksteal "$@"

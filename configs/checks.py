@@ -44,6 +44,11 @@ def _check_together(cfg: CfgNode) -> None:
             f"CHECKPOINT.SELECT {cfg.CHECKPOINT.SELECT} judges the target's training images: set TEST.CRITERIA and "
             "DATASETS.ADAPT true, or select last or oracle"
         )
+    if cfg.CHECKPOINT.SELECT == "source_guided" and len(cfg.DATASETS.SOURCES) != 1:
+        raise ConfigError(
+            f"CHECKPOINT.SELECT source_guided judges by one labelled source, DATASETS.SOURCES names "
+            f"{cfg.DATASETS.SOURCES}: select another criterion or last"
+        )
     if not cfg.DATASETS.TARGET:
         raise ConfigError("DATASETS.TARGET is empty; name the domain to evaluate on (it may be the source)")
     if solver.WARMUP_EPOCHS > solver.EPOCHS:

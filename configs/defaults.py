@@ -159,7 +159,7 @@ _C.TEST.RERANK.LAMBDA = number(0.3, 0, 1)  # weight of the original distance, 0.
 _C.CHECKPOINT = Section()
 _C.CHECKPOINT.PERIOD = number(1, 1, 1e6)  # epochs
 _C.CHECKPOINT.SELECT = choice(
-    "last", "silhouette", "stability", "camera_entropy", "density", "oracle"
+    "last", "silhouette", "stability", "camera_entropy", "density", "source_guided", "oracle"
 )  # the run's result: last.pt, selected.pt by a label-free criterion, or best.pt, which the target's labels choose
 _C.CHECKPOINT.N_SAVED = number(0, 0, 1e6)  # numbered checkpoints to keep beside last.pt and best.pt
 

@@ -98,12 +98,9 @@ def restore(
         raise ConfigError(f"{origin}'s config is damaged: {' '.join(str(error).split())[:120]}") from None
     schema = schema_of(_method(saved, given))
     cfg = schema.tree()
-    for key in known_keys(saved):
-        node: Any = saved
-        for part in key.split("."):
-            node = node[part]
+    for key, value in values_of(saved).items():
         try:
-            _merge(cfg, {key: node}, origin, schema.keys())
+            _merge(cfg, {key: value}, origin, schema.keys())
         except ConfigError:
             unknown.append(key)
     for key, value in given:
@@ -123,12 +120,19 @@ def _run_name(path: Path) -> str:
     return path.stem if path.parent.name in ("configs", "") else f"{path.parent.name}-{path.stem}"
 
 
-def known_keys(node: CfgNode, prefix: str = "") -> list[str]:
-    """All leaf keys below ``node``, dotted."""
-    keys: list[str] = []
+def values_of(node: CfgNode, prefix: str = "") -> dict[str, Any]:
+    """The value of every leaf key below ``node``, by its dotted name."""
+    found: dict[str, Any] = {}
     for name, value in node.items():
-        keys += known_keys(value, f"{prefix}{name}.") if isinstance(value, CfgNode) else [prefix + name]
-    return keys
+        found |= (
+            values_of(value, f"{prefix}{name}.") if isinstance(value, CfgNode) else {prefix + name: value}
+        )
+    return found
+
+
+def known_keys(node: CfgNode) -> list[str]:
+    """All leaf keys below ``node``, dotted."""
+    return list(values_of(node))
 
 
 def _merge(

@@ -14,6 +14,7 @@ COUNTS: dict[str, dict[str, Counts]] = {
     "cuhk/detected": {"train": (767, 7_365, 2), "query": (700, 1_400, 2), "gallery": (700, 5_332, 2)},
     "cuhk/labeled": {"train": (767, 7_368, 2), "query": (700, 1_400, 2), "gallery": (700, 5_328, 2)},
     "cuhk03": {"train": (1367, 26_263, 0)},  # cameras of the old protocol are not part of the table
+    "cuhk_sysu": {"train": (11_934, 34_574, 0)},
     "msmt": MSMT,
     "msmt17v2": MSMT,
     "msmt/all": {**MSMT, "train": MSMT_ALL},

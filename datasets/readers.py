@@ -14,12 +14,20 @@ from crossreid.datasets import counts, resolver
 from crossreid.datasets.cameras import read_cameras
 from crossreid.datasets.csv_file import read_csv
 from crossreid.datasets.cuhk03 import read_cuhk03, read_torchreid, read_torchreid_mat
+from crossreid.datasets.cuhk_sysu import read_cuhk_sysu
 from crossreid.datasets.market import read_market, read_own
 from crossreid.datasets.msmt import read_msmt
 from crossreid.datasets.splits import PARTS, DatasetError, Splits
 
-ALIASES = {"market1501": "market", "dukemtmc": "duke", "cuhknp": "cuhk", "msmt17v1": "msmt"}
+ALIASES = {
+    "market1501": "market",
+    "dukemtmc": "duke",
+    "cuhknp": "cuhk",
+    "msmt17v1": "msmt",
+    "cuhksysu": "cuhk_sysu",
+}
 OWN = ("csv", "folder", "cameras")
+TRAINING_ONLY = ("cuhk_sysu",)
 NAMES = (*resolver.LAYOUTS, "synthetic", *OWN)
 
 logger = logging.getLogger(__name__)
@@ -99,11 +107,14 @@ def load(
         splits = _read_published(kind, base, subset, split_id, lists)
     key = f"{kind}/{subset}" if kind == "cuhk" else kind
     key += "/all" if train_all and kind.startswith("msmt") else ""
-    return _checked(splits, key, strict, published=kind in resolver.LAYOUTS, partial=not train_val)
+    whole = kind in resolver.LAYOUTS and kind not in TRAINING_ONLY
+    return _checked(splits, key, strict, published=whole, partial=not train_val)
 
 
 def _read_published(kind: str, base: Path, subset: str, split_id: int, lists: Mapping[str, Any]) -> Splits:
     path, variant = resolver.find(kind, base, subset=subset)
+    if kind == "cuhk_sysu":
+        return read_cuhk_sysu(path, kind, resolver.SYSU[variant])
     if kind == "cuhk03":
         if variant == 0:
             return read_cuhk03(path, kind, split_id=split_id)

@@ -18,6 +18,7 @@ OPEN_REID = ("images", "meta.json", "splits.json")
 TORCHREID_NEW = ("images_{subset}", "splits_new_{subset}.json")
 TORCHREID_MAT = ("images_{subset}", "cuhk03_new_protocol_config_{subset}.mat")
 TORCHREID_OLD = ("images_{subset}", "splits_classic_{subset}.json")
+SYSU = ("cropped_images", "cropped_image")
 SUBSETS = ("labeled", "detected")
 
 
@@ -73,6 +74,11 @@ LAYOUTS = {
         ("MSMT17_V2", "msmt17v2/MSMT17_V2", "msmt17v2", "msmt17/MSMT17_V2"),
         (MSMT_V2,),
         "mask_train_v2/0000/0000_000_01_0303morning_0008_0.jpg",
+    ),
+    "cuhk_sysu": Layout(
+        ("CUHK-SYSU", "cuhk_sysu", "cuhk-sysu", "cuhksysu"),
+        tuple((folder,) for folder in SYSU),
+        "cropped_images/p11422_s16929_1.jpg",
     ),
 }
 

@@ -61,13 +61,22 @@ def prepare_backbones(cfg: CfgNode, network: nn.Module, device: torch.device) ->
         if missing := missing_for_compiling(device):
             raise InputError(f"MODEL.COMPILE true needs {missing}: install it, or set MODEL.COMPILE false")
         for backbone in backbones:
-            backbone.compile(dynamic=False)
+            _compile(backbone)
     if cfg.MODEL.CHECKPOINT_STAGES and not backbones:
         raise InputError(
             f"MODEL.CHECKPOINT_STAGES {cfg.MODEL.CHECKPOINT_STAGES}: this network names no stages: set it to 0"
         )
     for backbone in backbones:
         recompute_stages(backbone, cfg.MODEL.CHECKPOINT_STAGES)
+
+
+def _compile(backbone: nn.Module) -> None:
+    """Compile a module in place. PyTorch would silently leave ``nn.Sequential``'s own ``forward`` as it is."""
+    if type(backbone).forward is nn.Sequential.forward:
+        call = backbone._call_impl
+        backbone._compiled_call_impl = torch.compile(lambda *inputs: call(*inputs), dynamic=False)
+    else:
+        backbone.compile(dynamic=False)
 
 
 def compiled(cfg: CfgNode, loss: Callable[Inputs, torch.Tensor]) -> Callable[Inputs, torch.Tensor]:

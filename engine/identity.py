@@ -9,7 +9,7 @@ from typing import Any
 
 from yacs.config import CfgNode
 
-from crossreid.configs.loading import known_keys
+from crossreid.configs.loading import values_of
 from crossreid.configs.methods import method_config, method_names
 from crossreid.datasets import Split
 from crossreid.engine.errors import InputError
@@ -43,10 +43,11 @@ def check_same_run(saved: CfgNode, cfg: CfgNode, done: int, origin: str) -> None
     """
     others = {method_config(name).SECTION for name in method_names() if name != cfg.METHOD}
     differences = []
-    for key in known_keys(cfg):
+    known = values_of(saved)
+    for key, now in values_of(cfg).items():
         if key.startswith(FREE + BY_DIGEST) or key.split(".")[0] in others:
             continue
-        before, now = _get(saved, key), _get(cfg, key)
+        before = known.get(key)
         if key in SCHEDULE:
             before, now = _past(saved, key, done), _past(cfg, key, done)
         if before != now:
@@ -59,15 +60,6 @@ def check_same_run(saved: CfgNode, cfg: CfgNode, done: int, origin: str) -> None
             f"{origin}: this config differs from the checkpoint's: {shown}; set them back, or start a run of another "
             "NAME (MODEL.WEIGHTS takes the weights alone)"
         )
-
-
-def _get(cfg: CfgNode, key: str) -> Any:
-    node: Any = cfg
-    for part in key.split("."):
-        if part not in node:
-            return None
-        node = node[part]
-    return node
 
 
 def _past(cfg: CfgNode, key: str, done: int) -> Any:

@@ -11,8 +11,7 @@ from typing import Any
 
 from yacs.config import CfgNode
 
-from crossreid.configs.checks import get
-from crossreid.configs.loading import known_keys
+from crossreid.configs.loading import values_of
 from crossreid.engine.errors import InputError
 
 PROJECT = "crossreid"
@@ -48,7 +47,7 @@ class Trackers:
         self._loggers: dict[str, Any] = {}
         file = folder / "trackers.json"
         known = json.loads(file.read_text(encoding="utf-8")) if resumed and file.is_file() else {}
-        settings = {key: get(cfg, key) for key in known_keys(cfg)}
+        settings = values_of(cfg)
         for name in names:
             start = {"wandb": _wandb, "mlflow": _mlflow}[name]
             self._loggers[name], known[name] = start(cfg.NAME, settings, folder, known.get(name))

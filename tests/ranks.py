@@ -14,6 +14,8 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
+from tests.processes import CONTEXT
+
 
 def free_port() -> int:
     with socket.socket() as s:
@@ -41,5 +43,6 @@ def run_ranks(function: Callable[..., Any], world: int, *args: Any) -> list[Any]
     ``function`` must be defined at the top of a test module. A rank that fails fails the test with its traceback.
     """
     with tempfile.TemporaryDirectory() as out:
-        mp.spawn(_worker, args=(function, world, free_port(), out, args), nprocs=world, join=True)
+        worker_args = (function, world, free_port(), out, args)
+        mp.start_processes(_worker, worker_args, world, start_method=CONTEXT.get_start_method())
         return [torch.load(Path(out) / f"{r}.pt", weights_only=False) for r in range(world)]

@@ -38,7 +38,8 @@ def overrides(root: Path, out: Path, *more: str) -> list[str]:
         "TEST.PERIOD": 1,
         "TEST.AT_START": "false",
         "LOG.TENSORBOARD": "false",
-        "LOG.RANK_LIST": 2,
+        "TEST.CRITERIA": "false",
+        "LOG.RANK_LIST": 0,
     }
     return [str(item) for pair in pairs.items() for item in pair] + list(more)
 

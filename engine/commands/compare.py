@@ -35,7 +35,7 @@ def _main(arguments: list[str] | None) -> None:
     parser.add_argument("--curves", type=Path, metavar="FILE.png", help="draw the learning curves")
     options = parser.parse_intermixed_args(arguments)
 
-    from crossreid.engine.comparison.groups import compare, group_runs
+    from crossreid.engine.comparison.groups import compare, correlations, group_runs
     from crossreid.engine.comparison.output import check_outputs, draw_curves, write_table
     from crossreid.engine.comparison.runs import find_runs, read_run
 
@@ -51,7 +51,7 @@ def _main(arguments: list[str] | None) -> None:
         raise InputError(f"--baseline {options.baseline}: there are rows 1 to {len(groups)}")
     table = compare(
         f"{len(records)} runs", columns, groups, metrics=options.metrics, read=options.read,
-        baseline=options.baseline - 1,
+        baseline=options.baseline - 1, notes=correlations(records),
     )  # fmt: skip
     print(table.text())
     for name, command in table.commands:

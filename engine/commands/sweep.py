@@ -37,7 +37,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--trials", type=int, help="points to draw")
     parser.add_argument("--sampler-seed", type=int, help="of the drawing")
     parser.add_argument(
-        "--objective", help="silhouette, stability, camera_entropy, density, or oracle (the labels)"
+        "--objective",
+        help="silhouette, stability, camera_entropy, density, source_guided, or oracle (the labels)",
     )
     parser.add_argument(
         "--prune", action="store_true", default=None, help="stop runs that fall behind the median"

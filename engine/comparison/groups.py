@@ -9,7 +9,14 @@ from typing import Any
 
 from crossreid.configs.methods import method_config, method_names
 from crossreid.engine.comparison.runs import METRICS, Record
-from crossreid.engine.comparison.statistics import Paired, holm, mean_aps, mean_deviation, paired
+from crossreid.engine.comparison.statistics import (
+    Paired,
+    holm,
+    mean_aps,
+    mean_deviation,
+    paired,
+    rank_correlation,
+)
 from crossreid.engine.comparison.table import Table
 from crossreid.engine.evaluation.criteria import CRITERIA
 
@@ -19,6 +26,7 @@ ASIDE = (
     "DATALOADER.WORKERS", "TEST.CHUNK_MB", "TEST.BATCH_SIZE",
 )  # fmt: skip
 WIDEST = 5  # differing keys that are columns of their own
+CORRELATED = 5  # runs, or evaluations of a run, that a rank correlation needs
 
 
 @dataclass(frozen=True)
@@ -159,3 +167,29 @@ def compare(
 
 def _difference(test: Paired) -> str:
     return f"{100 * test.difference:+.1f} [{100 * test.low:+.1f}, {100 * test.high:+.1f}]"
+
+
+def correlations(records: Sequence[Record]) -> list[str]:
+    """How well each criterion ranks runs, and the epochs of a run, by the mAP that the labels give; lines of text."""
+    last = [e.values for record in records if (e := record.read()) and "mAP" in e.values]
+    across = _ranked([last], mean=False)
+    curves = [[e.values for e in record.evaluations if e.epoch and "mAP" in e.values] for record in records]
+    within = _ranked(curves, mean=True)
+    lines = [
+        (f"Rank correlation (Spearman) with mAP over {len(last)} runs, last epoch", across),
+        ("Over the epochs of a run, mean of the runs", within),
+    ]
+    return [f"{title}: {', '.join(found)}." for title, found in lines if found]
+
+
+def _ranked(series: Sequence[Sequence[Mapping[str, float]]], *, mean: bool) -> list[str]:
+    """The correlation of each criterion with mAP, a mean over series of values with how many there are."""
+    found = []
+    for name in CRITERIA:
+        known = [[(v[name], v["mAP"]) for v in each if name in v] for each in series]
+        values = [rank_correlation(*zip(*each)) for each in known if len(each) >= CORRELATED]
+        values = [value for value in values if math.isfinite(value)]
+        if values:
+            count = f" ({len(values)})" if mean else f" ({len(known[0])})" * (len(known[0]) < len(series[0]))
+            found.append(f"{name} {sum(values) / len(values):+.2f}{count}")
+    return found

@@ -9,10 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from yacs.config import CfgNode
-
 from crossreid import configs
-from crossreid.configs.loading import known_keys
+from crossreid.configs.loading import values_of
 from crossreid.engine.errors import InputError
 
 METRICS = ("mAP", "rank1", "rank5", "rank10", "mINP")
@@ -85,18 +83,7 @@ def read_run(folder: Path) -> Record:
     text = (folder / "config.yml").read_text(encoding="utf-8", errors="replace")
     cfg, _ = configs.restore(text, origin=str(folder / "config.yml"))
     command = _swept(folder) or f"crossreid train {folder / 'config.yml'} NAME {folder.name}-again"
-    return Record(folder.name, folder, flat(cfg), evaluations(folder), _aps(folder), command)
-
-
-def flat(cfg: CfgNode) -> dict[str, Any]:
-    """Every key of a config and its value."""
-    found = {}
-    for key in known_keys(cfg):
-        node: Any = cfg
-        for part in key.split("."):
-            node = node[part]
-        found[key] = node
-    return found
+    return Record(folder.name, folder, values_of(cfg), evaluations(folder), _aps(folder), command)
 
 
 def evaluations(folder: Path) -> list[Evaluation]:

@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crossreid.datasets.files import draft
+from crossreid.engine.deploy.columns import Array, Columns, camera_names, read_columns, write_columns
 from crossreid.engine.deploy.embedder import Embedder
 from crossreid.engine.deploy.photos import Photo, list_photos
 from crossreid.engine.errors import InputError
@@ -28,31 +29,10 @@ from crossreid.engine.log import LOGGER
 FORMAT = 1
 META, VECTORS, PHOTOS = "index.json", "vectors.npy", "photos.npz"
 DTYPES = ("float16", "float32")
-Array = NDArray[Any]
 DAMAGE = (  # what reading JSON, NumPy files and archives of any bytes raises
     OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, OverflowError, MemoryError, RuntimeError,
     SyntaxError, zipfile.BadZipFile, zlib.error, struct.error,
 )  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Columns:
-    """What is known of N photos, a column each.
-
-    Args:
-        paths: absolute.
-        cameras, tracks, persons: [N] codes into the names; -1: unknown.
-        times: [N] seconds or frames; NaN: unknown.
-        stamps: [N, 2] size and change time (ns) of the file when it was read.
-    """
-
-    paths: list[str]
-    cameras: Array
-    tracks: Array
-    persons: Array
-    times: Array
-    stamps: Array
-    camera_names: list[str]
 
 
 @dataclass(frozen=True)
@@ -126,7 +106,7 @@ def open_index(folder: str | Path) -> Index:
         if meta["format"] != FORMAT:
             raise InputError(f"{folder} is an index of format {meta['format']}, this version reads {FORMAT}")
         vectors = np.load(folder / VECTORS, mmap_mode="c", allow_pickle=False)
-        columns = _read_columns(folder / PHOTOS, _names(meta["cameras"]))
+        columns = read_columns(folder / PHOTOS, camera_names(meta["cameras"]))
         shape = (meta["count"], meta["dim"])
         if not isinstance(meta["digest"], str):
             raise ValueError(f"digest {meta['digest']!r}")
@@ -168,51 +148,58 @@ def build_index(
         InputError: no photos, a photo that does not decode, an index of another model, a folder of other things.
     """
     folder, source = Path(folder), Path(source)
-    if dtype not in DTYPES:
-        raise InputError(f"dtype {dtype!r} of the index: choose {' or '.join(DTYPES)}")
-    old = open_index(folder) if (folder / META).is_file() else None
-    if old is None and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise InputError(f"{folder} holds other things than an index: give another --out")
-    if old is not None:
-        old.check_model(embedder.digest)
+    old = _previous(embedder, folder, dtype)
     photos = [replace(photo, path=os.path.abspath(photo.path)) for photo in list_photos(source)]  # noqa: PTH100
     stamps = np.array([_stamp(photo.path) for photo in photos], np.int64).reshape(-1, 2)
     known = _known(old, dtype) if old is not None else {}
-    reused = [
-        known.get((photo.path, int(size), int(changed)), -1) for photo, (size, changed) in zip(photos, stamps)
-    ]
-    new = [row for row, before in enumerate(reused) if before < 0]
+    states = stamps.tolist()
+    before = np.array([known.get((photo.path, *state), -1) for photo, state in zip(photos, states)], np.int64)
+    new, reused = np.flatnonzero(before < 0), np.flatnonzero(before >= 0)
     fresh, bad = _embed(embedder, [photos[row].path for row in new], skip_corrupt, progress)
-    dropped = {new[place] for place in bad}
-    keep = [row for row in range(len(photos)) if row not in dropped]
-    if not keep:
+    keep = np.setdiff1d(np.arange(len(photos)), new[bad])
+    if not len(keep):
         raise InputError(f"{source}: none of its {len(photos)} photos decodes")
     vectors = np.empty((len(photos), embedder.dim), dtype)
     vectors[new] = fresh
-    old_rows = [row for row, before in enumerate(reused) if before >= 0]
-    if old is not None and old_rows:
-        vectors[old_rows] = old.vectors[[reused[row] for row in old_rows]]
-    meta = {
-        "format": FORMAT,
-        "digest": embedder.digest,
-        "dim": embedder.dim,
-        "dtype": dtype,
-        "count": len(keep),
-        "checkpoint": os.path.abspath(embedder.checkpoint),  # noqa: PTH100
-        "overrides": list(embedder.overrides),
-        "source": os.path.abspath(source),  # noqa: PTH100
-        "calibration": (old.meta.get("calibration") if old else None) or embedder.calibration,
-    }
+    if old is not None:
+        vectors[reused] = old.vectors[before[reused]]
+    calibration = (old.meta.get("calibration") if old else None) or embedder.calibration
+    meta = _meta(embedder, source, dtype=dtype, count=len(keep), calibration=calibration)
     _write(folder, vectors[keep], [photos[row] for row in keep], stamps[keep], meta)
     index = open_index(folder)
     if len(index.columns.camera_names) == 1:
         LOGGER.warning("%s: one camera only: a search across cameras finds nothing", source)
-    had = len(old) if old else 0
-    counts = {"added": len(new) - len(bad), "removed": had - len(old_rows), "kept": len(old_rows)}
-    return index, counts
+    removed = (len(old) if old else 0) - len(reused)
+    return index, {"added": len(new) - len(bad), "removed": removed, "kept": len(reused)}
 
 
-def _known(old: Index, dtype: str) -> dict[tuple[str, int, int], int]:
+def _previous(embedder: Embedder, folder: Path, dtype: str) -> Index | None:
+    """The index that is there and may be brought up to date, None for a new one."""
+    if dtype not in DTYPES:
+        raise InputError(f"dtype {dtype!r} of the index: choose {' or '.join(DTYPES)}")
+    if (folder / META).is_file():
+        old = open_index(folder)
+        old.check_model(embedder.digest)
+        return old
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise InputError(f"{folder} holds other things than an index: give another --out")
+    return None
+
+
+def _meta(embedder: Embedder, source: Path, **more: Any) -> dict[str, Any]:
+    """What ``index.json`` says of the network and the photos."""
+    return {
+        "format": FORMAT,
+        "digest": embedder.digest,
+        "dim": embedder.dim,
+        "checkpoint": os.path.abspath(embedder.checkpoint),  # noqa: PTH100
+        "overrides": list(embedder.overrides),
+        "source": os.path.abspath(source),  # noqa: PTH100
+        **more,
+    }
+
+
+def _known(old: Index, dtype: str) -> dict[tuple[str | int, ...], int]:
     """Rows of photos whose vectors can be used again."""
     if old.meta["dtype"] != dtype:
         return {}
@@ -257,7 +244,7 @@ def _write(
         partial.mkdir(parents=True)
         np.save(partial / VECTORS, vectors)
         names = sorted({photo.camera for photo in photos})
-        _write_columns(partial / PHOTOS, photos, stamps, names)
+        write_columns(partial / PHOTOS, photos, stamps, names)
         _write_json(partial / META, {**meta, "cameras": names})
         if folder.exists():
             folder.replace(aside)
@@ -271,58 +258,3 @@ def _write(
 def _write_json(path: Path, meta: dict[str, Any]) -> None:
     with draft(path) as partial:
         partial.write_text(json.dumps(meta, indent=2) + "\n", encoding="utf-8")
-
-
-def _codes(values: Sequence[str]) -> tuple[Array, list[str]]:
-    names = sorted(set(values) - {""})
-    place = {name: code for code, name in enumerate(names)} | {"": -1}
-    return np.array([place[value] for value in values], np.int32), names
-
-
-def _blob(names: Sequence[str]) -> Array:
-    return np.frombuffer("\0".join(names).encode("utf-8", "surrogateescape"), np.uint8)
-
-
-def _write_columns(path: Path, photos: Sequence[Photo], stamps: Array, cameras: list[str]) -> None:
-    tracks, persons = (_codes([getattr(photo, name) for photo in photos]) for name in ("track", "person"))
-    code = {name: number for number, name in enumerate(cameras)}
-    np.savez(
-        path,
-        paths=_blob([photo.path for photo in photos]),
-        cameras=np.array([code[photo.camera] for photo in photos], np.int32),
-        tracks=tracks[0],
-        persons=persons[0],
-        times=np.array([photo.time for photo in photos], np.float64),
-        stamps=stamps,
-    )
-
-
-def _read_columns(path: Path, cameras: list[str]) -> Columns:
-    with np.load(path, allow_pickle=False) as file:
-        paths = file["paths"].tobytes().decode("utf-8", "surrogateescape").split("\0")
-        columns = Columns(
-            paths,
-            file["cameras"],
-            file["tracks"],
-            file["persons"],
-            file["times"],
-            file["stamps"],
-            cameras,
-        )
-    rows = len(paths)
-    for name, kinds, shape in (
-        ("cameras", "iu", (rows,)), ("tracks", "iu", (rows,)), ("persons", "iu", (rows,)), ("times", "f", (rows,)),
-        ("stamps", "iu", (rows, 2)),
-    ):  # fmt: skip
-        values = getattr(columns, name)
-        if values.dtype.kind not in kinds or values.shape != shape:
-            raise ValueError(f"{name} are {values.dtype} {values.shape} for {rows} photos")
-    if rows and not 0 <= int(columns.cameras.min()) <= int(columns.cameras.max()) < len(cameras):
-        raise ValueError(f"a camera that is not among the {len(cameras)} names")
-    return columns
-
-
-def _names(cameras: Any) -> list[str]:
-    if not isinstance(cameras, list) or not all(isinstance(name, str) for name in cameras):
-        raise ValueError(f"cameras {str(cameras)[:60]}")
-    return cameras

@@ -14,14 +14,12 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
-from torch.nn import functional as F
 from yacs.config import CfgNode
 
 from crossreid.datasets.files import draft
-from crossreid.engine.deploy import plots
 from crossreid.engine.deploy.activation import activation_maps
-from crossreid.engine.deploy.calibration import RATES, Calibration, calibrate, from_labels, labelled
 from crossreid.engine.deploy.render import data_url
+from crossreid.engine.deploy.report_figures import curves, embedding_maps, figures
 from crossreid.engine.errors import InputError
 from crossreid.engine.evaluation.ranklist import Ranked, rank
 from crossreid.engine.evaluation.retrieval import Features, Retrieval, evaluate
@@ -31,7 +29,6 @@ ROC_RATES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
 CURVE = 50  # ranks of the CMC curve
 QUERIES = 4  # of each kind: best, median, worst
 TOP = 8
-POINTS = 600  # of the embedding map
 TILE = (64, 128)
 
 
@@ -95,7 +92,7 @@ def contents(subject: Subject) -> dict[str, Any]:
     query, gallery = subject.query, subject.gallery
     values: dict[str, Any] = {
         "title": subject.title,
-        "curves": _curves(subject.history),
+        "curves": curves(subject.history),
         "sheet": subject.sheet or _sheet(query, gallery),
         "config": subject.cfg.dump(),
         "environment": _environment(),
@@ -113,35 +110,17 @@ def contents(subject: Subject) -> dict[str, Any]:
             camera_pairs=True, roc=ROC_RATES,
         )  # fmt: skip
         values["scores"] = _scores(result)
-        values["figures"] = _figures(result, _thresholds(query, gallery))
+        values["figures"] = figures(query, gallery, result)
         values["lists"] = _lists(query, gallery, result.per_query_ap.numpy())
     else:
         rows = np.unique(np.linspace(0, len(query) - 1, QUERIES).astype(int))
         values["lists"] = [
             ("Photos and their nearest", _tiles(query, gallery, rank(query, gallery, rows, top=TOP)))
         ]
-    values["figures"] += _embedding_maps(query, gallery, known)
+    values["figures"] += embedding_maps(query, gallery, known)
     if subject.network is not None:
         values["maps"] = _maps(subject, query, gallery)
     return values
-
-
-def _curves(history: list[dict[str, Any]]) -> list[tuple[str, str]]:
-    """Losses and target scores over steps, each group that has numbers."""
-    series: dict[str, tuple[list[float], list[float]]] = {}
-    for line in history:
-        for name, value in line.items():
-            if isinstance(value, (int, float)) and math.isfinite(value) and "/" in name:
-                x, y = series.setdefault(name, ([], []))
-                x.append(line["step"])
-                y.append(value)
-    skipped = ("train/lr", "train/images_per_second")
-    losses = {
-        k.removeprefix("train/"): v for k, v in series.items() if k.startswith("train/") and k not in skipped
-    }
-    scores = {k.removeprefix("target/"): v for k, v in series.items() if k.startswith("target/")}
-    groups = (("Losses", losses, "loss"), ("Scores of the target", scores, "fraction"))
-    return [(title, plots.svg(plots.curves(lines, "step", unit))) for title, lines, unit in groups if lines]
 
 
 def _scores(result: Retrieval) -> list[tuple[str, str]]:
@@ -150,45 +129,6 @@ def _scores(result: Retrieval) -> list[tuple[str, str]]:
     shown = [(name, f"{100 * value:.1f}" if math.isfinite(value) else "-") for name, value in numbers.items()]
     queries = len(result.per_query_ap)
     return [*shown, ("queries with a match", f"{queries - result.skipped:,} of {queries:,}")]
-
-
-def _thresholds(query: Features, gallery: Features) -> Calibration | None:
-    """Thresholds from all pairs of query and gallery photos, or None where they show none."""
-    vectors, pids, cams = labelled(query, gallery)
-    try:
-        return calibrate(vectors, from_labels(pids, cams), (1e-1, *RATES))
-    except InputError:
-        return None
-
-
-def _figures(result: Retrieval, calibration: Calibration | None) -> list[tuple[str, str]]:
-    figures = [
-        (
-            "CMC",
-            plots.curves(
-                {"matched within the first ranks": (list(result.ranks), result.cmc.tolist())},
-                "rank",
-                "share of queries",
-            ),
-        ),
-    ]
-    if result.roc is not None:
-        made = plots.curves(
-            {"true positive rate": (list(result.roc), list(result.roc.values()))},
-            "false positive rate",
-            "true positive rate",
-        )
-        made.axes[0].set_xscale("log")
-        figures.append(("ROC", made))
-    if (pairs := result.camera_pairs) is not None:
-        names = [[f"c{int(c)}" for c in cams] for cams in (pairs.query_cams, pairs.gallery_cams)]
-        figures.append(("mAP by camera pair (%)", plots.heat_map(pairs.mAP.numpy(), *names)))
-    if calibration is not None:
-        title = "Similarities, and thresholds by false match rate: " + ", ".join(
-            f"{t.threshold:.3f} at {t.rate:g}" for t in calibration.thresholds
-        )
-        figures.append((title, plots.histograms(calibration)))
-    return [(title, plots.svg(made)) for title, made in figures]
 
 
 def _lists(query: Features, gallery: Features, ap: np.ndarray) -> list[tuple[str, list[dict[str, Any]]]]:
@@ -230,34 +170,6 @@ def _tiles(
         }
         rows.append({"query": own, "hits": hits})
     return rows
-
-
-def _embedding_maps(query: Features, gallery: Features, known: bool) -> list[tuple[str, str]]:
-    """t-SNE of at most 600 photos, coloured by camera and, where known, by identity."""
-    from sklearn.manifold import TSNE
-
-    if known:
-        vectors, pids, cams = labelled(query, gallery)
-        people = np.unique(pids)  # whole identities, so that their photos can be seen together
-        people = people[np.linspace(0, len(people) - 1, min(20, len(people))).astype(int)]
-        good = np.flatnonzero(np.isin(pids, people))
-    else:
-        vectors, pids, cams = (
-            F.normalize(query.vectors.float()).numpy(),
-            query.pids.numpy(),
-            query.cams.numpy(),
-        )
-        good = np.arange(len(vectors))
-    good = good[np.unique(np.linspace(0, len(good) - 1, min(POINTS, len(good))).astype(int))]
-    if len(good) < 5:
-        return []
-    made = TSNE(
-        perplexity=min(30, (len(good) - 1) / 3), init="pca", random_state=0, metric="cosine"
-    ).fit_transform(vectors[good])
-    maps = [("Embedding map by camera", plots.scatter(made, cams[good], ""))]
-    if known:
-        maps.append(("Embedding map by identity (20 at most)", plots.scatter(made, pids[good], "")))
-    return [(title, plots.svg(drawn)) for title, drawn in maps]
 
 
 def _maps(subject: Subject, query: Features, gallery: Features) -> list[list[dict[str, str]]]:

@@ -14,7 +14,8 @@ from crossreid import configs
 from crossreid.datasets.splits import Split, Splits
 from crossreid.engine.augmentation import plain_transform
 from crossreid.engine.deploy.network import load_extractor
-from crossreid.engine.deploy.report_page import POINTS, Subject, read_history
+from crossreid.engine.deploy.report_figures import POINTS
+from crossreid.engine.deploy.report_page import Subject, read_history
 from crossreid.engine.distributed import Ranks, parse_devices
 from crossreid.engine.errors import InputError
 from crossreid.engine.evaluation.extraction import extract, extract_query_gallery

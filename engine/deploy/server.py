@@ -17,7 +17,7 @@ from crossreid.engine.deploy.embedder import Embedder
 from crossreid.engine.deploy.index import Index
 from crossreid.engine.deploy.photos import SMALLEST, parse_time
 from crossreid.engine.deploy.render import moment, thumbnail, verdict
-from crossreid.engine.deploy.search import Filter, person, search
+from crossreid.engine.deploy.search import Filter, Hit, person, search
 from crossreid.engine.errors import InputError
 
 LARGEST = 12 * 2**20  # bytes of an upload
@@ -97,13 +97,45 @@ def create_app(index: Index, embedder: Embedder, *, token: str = "") -> Any:
     Returns:
         A FastAPI application.
     """
-    from fastapi import FastAPI, File, Form, Request, UploadFile
+    from fastapi import FastAPI, Request
     from fastapi.responses import HTMLResponse, JSONResponse, Response
 
     index.check_model(embedder.digest)
     app = FastAPI(title="crossreid", docs_url=None, redoc_url=None, openapi_url=None)
-    one_at_a_time = threading.Lock()
-    calibration = index.meta.get("calibration")
+    _guard(app, token)
+
+    @app.exception_handler(InputError)
+    async def refuse(request: Request, error: InputError) -> Any:
+        return JSONResponse({"error": str(error)}, 400)
+
+    @app.get("/", response_class=HTMLResponse)
+    def page() -> str:
+        return PAGE.read_text(encoding="utf-8")
+
+    @app.get("/api/index")
+    def about() -> dict[str, Any]:
+        calibrated = bool(index.meta.get("calibration"))
+        return {"photos": len(index), "cameras": index.columns.camera_names, "calibrated": calibrated}
+
+    @app.get("/photo/{row}")
+    def photo(row: int) -> Any:
+        if not 0 <= row < len(index):
+            return JSONResponse({"error": "no such photo"}, 404)
+        buffer = io.BytesIO()
+        try:
+            thumbnail(index.columns.paths[row], (128, 256)).save(buffer, "JPEG", quality=85)
+        except OSError:
+            return JSONResponse({"error": "the photo is no longer there"}, 404)
+        return Response(buffer.getvalue(), media_type="image/jpeg")
+
+    _add_search(app, index, embedder)
+    return app
+
+
+def _guard(app: Any, token: str) -> None:
+    """Refuse requests without the token and uploads that are too large, before anything reads them."""
+    from fastapi import Request
+    from fastapi.responses import JSONResponse
 
     @app.middleware("http")
     async def guard(request: Request, go_on: Any) -> Any:
@@ -120,28 +152,12 @@ def create_app(index: Index, embedder: Embedder, *, token: str = "") -> Any:
         response.headers["Referrer-Policy"] = "no-referrer"
         return response
 
-    @app.exception_handler(InputError)
-    async def refuse(request: Request, error: InputError) -> Any:
-        return JSONResponse({"error": str(error)}, 400)
 
-    @app.get("/", response_class=HTMLResponse)
-    def page() -> str:
-        return PAGE.read_text(encoding="utf-8")
+def _add_search(app: Any, index: Index, embedder: Embedder) -> None:
+    """The search by uploaded photos of one person."""
+    from fastapi import File, Form, UploadFile
 
-    @app.get("/api/index")
-    def about() -> dict[str, Any]:
-        return {"photos": len(index), "cameras": index.columns.camera_names, "calibrated": bool(calibration)}
-
-    @app.get("/photo/{row}")
-    def photo(row: int) -> Any:
-        if not 0 <= row < len(index):
-            return JSONResponse({"error": "no such photo"}, 404)
-        buffer = io.BytesIO()
-        try:
-            thumbnail(index.columns.paths[row], (128, 256)).save(buffer, "JPEG", quality=85)
-        except OSError:
-            return JSONResponse({"error": "the photo is no longer there"}, 404)
-        return Response(buffer.getvalue(), media_type="image/jpeg")
+    one_at_a_time = threading.Lock()
 
     @app.post("/api/search")
     def find(
@@ -165,19 +181,17 @@ def create_app(index: Index, embedder: Embedder, *, token: str = "") -> Any:
         with one_at_a_time:
             query = person(embedder(images))
         hits = search(index, query, top=top, only=Filter((), names, *times), rerank=rerank)
-        return {
-            "hits": [
-                {
-                    "rank": hit.rank,
-                    "row": hit.row,
-                    "name": Path(hit.path).name,
-                    "camera": hit.camera,
-                    "time": moment(hit.time),
-                    "score": round(hit.score, 4),
-                    "verdict": verdict(hit.score, calibration),
-                }
-                for hit in hits
-            ]
-        }
+        return {"hits": [_shown(hit, index.meta.get("calibration")) for hit in hits]}
 
-    return app
+
+def _shown(hit: Hit, calibration: Any) -> dict[str, Any]:
+    """A hit as the page shows it."""
+    return {
+        "rank": hit.rank,
+        "row": hit.row,
+        "name": Path(hit.path).name,
+        "camera": hit.camera,
+        "time": moment(hit.time),
+        "score": round(hit.score, 4),
+        "verdict": verdict(hit.score, calibration),
+    }

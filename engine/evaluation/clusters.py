@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -20,8 +19,8 @@ from crossreid.engine.evaluation.camera_jaccard import camera_memberships
 from crossreid.engine.evaluation.camera_norm import camera_normalize
 from crossreid.engine.evaluation.features import Integers
 from crossreid.engine.evaluation.jaccard import Work, distances_of, jaccard_memberships, matrix_of
+from crossreid.engine.log import LOGGER
 
-LOGGER = logging.getLogger("crossreid")
 STEP, MOST = 0.05, 0.8  # of eps, while too few clusters are found
 DISTANCES = ("jaccard", "ca_jaccard")
 Distance: TypeAlias = torch.Tensor | NDArray[Any] | csr_array  # [N, N]

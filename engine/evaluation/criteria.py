@@ -25,7 +25,7 @@ from crossreid.engine.evaluation.features import Integers
 from crossreid.engine.evaluation.jaccard import Work, distances_of, jaccard, jaccard_of
 from crossreid.engine.evaluation.reciprocal import overlaps
 
-CRITERIA = ("silhouette", "stability", "camera_entropy", "density")  # larger is better
+CRITERIA = ("silhouette", "stability", "camera_entropy", "density", "source_guided")  # larger is better
 COUNTS = ("clusters", "clustered")  # beside them in a report
 
 
@@ -169,6 +169,15 @@ def neighborhood_density(features: torch.Tensor, *, temperature: float = 0.05, s
     return float(torch.cat(entropies).double().mean())
 
 
+def whole_identities(pids: Integers, count: int) -> NDArray[np.int64]:
+    """Rows of all images of some identities, evenly spread over their numbers, about ``count`` images; rising."""
+    pid = np.asarray(pids)
+    names, own, size = np.unique(pid, return_inverse=True, return_counts=True)
+    order = np.argsort((np.arange(len(names)) * 0.6180339887) % 1, kind="stable")  # any first few are spread
+    kept = order[: max(1, int(np.searchsorted(size[order].cumsum(), count, side="right")))]
+    return np.flatnonzero(np.isin(own, kept))
+
+
 def source_guided(
     features: torch.Tensor,
     pids: Integers,
@@ -177,6 +186,8 @@ def source_guided(
     min_samples: int = 4,
     k1: int = 30,
     k2: int = 6,
+    cameras: Integers | None = None,
+    options: ClusterOptions | None = None,
 ) -> dict[float, float]:
     """How well each radius of DBSCAN finds the identities of labelled source images, embedded by the adapted network.
 
@@ -187,13 +198,19 @@ def source_guided(
         pids: [N].
         eps: radii to try.
         min_samples, k1, k2: see ``dbscan`` and ``jaccard``.
+        cameras: [N], with ``options``.
+        options: how the target is clustered, in place of ``min_samples``, ``k1`` and ``k2``.
 
     Returns:
         Adjusted Rand index of each radius; an outlier counts as a cluster of its own.
 
     Source: HyPASS, Dubourvieux et al., IEEE Access 2021.
     """
-    distance = jaccard(F.normalize(features), k1=k1, k2=k2)
+    if options is None or cameras is None:
+        distance = jaccard(F.normalize(features), k1=k1, k2=k2)
+    else:
+        min_samples, work = options.min_samples, Work(index=options.index, chunk_mb=options.chunk_mb)
+        distance = distances_of(cluster_memberships(features, cameras, options, work), work, limit=max(eps))
     scores = {}
     for radius in eps:
         labels = dbscan(distance, eps=radius, min_samples=min_samples)

@@ -85,7 +85,8 @@ def pair_blocks(
 
     Yields:
         First point of the block's rows, first point of its columns (not after the former; they go on to the last
-        point), and the block [r, c], in a buffer reused by the next one. No number depends on ``chunk_mb``.
+        point), and the block [r, c], in a buffer reused by the next one. Where there are no copies, entries left of
+        the diagonal may be unset. No number depends on ``chunk_mb``.
     """
     count, tile = len(points), points.tile_rows
     stop = count if stop is None else min(count, -(-stop // tile) * tile)
@@ -113,30 +114,32 @@ def _fill(
     metric: str,
     comparable: bool,
     first_column: int = 0,
-    mirrored: bool = False,
+    upper: bool = False,
 ) -> None:
-    """Fill a block of scores; ``mirrored``: tiles below the diagonal are copies of those above it."""
-    own = queries.raw(start, start + len(block))  # [q, D]
+    """Fill a block of scores; ``upper``: without the tiles below the diagonal."""
+    own, euclidean = queries.raw(start, start + len(block)), metric == "euclidean"  # [q, D]
+    if euclidean or (comparable and queries.scale is not None):
+        own = own * _factors(queries, start, len(block), 2 if euclidean else 1)
     space = torch.empty(queries.tile_rows * gallery.tile_columns, dtype=block.dtype, device=block.device)
     for left in reversed(range(first_column, len(gallery), gallery.tile_columns)):
         right = min(left + gallery.tile_columns, len(gallery))
         others = gallery.raw(left, right).T  # [D, c]
         for top in range(start, start + len(block), queries.tile_rows):
             bottom = min(top + queries.tile_rows, start + len(block))
-            target = block[top - start : bottom - start, left - first_column : right - first_column]
-            if mirrored and start <= left and right <= top:
-                above = block[left - start : right - start, top - first_column : bottom - first_column]
-                target.copy_(above.T)
+            if upper and right <= top:
                 continue
+            target = block[top - start : bottom - start, left - first_column : right - first_column]
             tile = space[: target.numel()].view_as(target)  # mm into distant rows takes a fifth longer
             torch.mm(own[top - start : bottom - start], others, out=tile)
             if gallery.scale is not None:
                 tile.mul_(gallery.scale[left:right])
-            if queries.scale is not None and (comparable or metric == "euclidean"):
-                tile.mul_(queries.scale[top:bottom, None])
-            if metric == "euclidean":
-                tile.mul_(2).sub_(gallery.squares[left:right])
-            if metric == "euclidean" and comparable:
+            if euclidean:
+                tile.sub_(gallery.squares[left:right])
+            if euclidean and comparable:
                 torch.sub(tile, queries.squares[top:bottom, None], out=target)
             else:
                 target.copy_(tile)
+
+
+def _factors(queries: FeatureMatrix, start: int, count: int, factor: int) -> torch.Tensor | int:
+    return factor if queries.scale is None else factor * queries.scale[start : start + count, None]

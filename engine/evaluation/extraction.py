@@ -1,4 +1,4 @@
-"""Features of a whole split, extracted on all ranks, and their retrieval scores."""
+"""Features of a whole split, extracted on all ranks."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from crossreid.engine.hardware import for_evaluation
 from crossreid.engine.log import progress_bar
 from crossreid.engine.optim import Precision
 from crossreid.engine.reading import Evaluation
-from crossreid.modeling.side_information import camera_rows
+from crossreid.modeling.side_information import camera_rows, known_cameras
 
 
 @torch.no_grad()
@@ -52,10 +52,11 @@ def extract(
     """
     wanted = np.arange(len(images)) if rows is None else rows
     share = np.array_split(wanted, ranks.world)[ranks.rank]
-    rows_of = camera_rows(
-        extractor, images.split.dataset, images.split.cams[wanted]
-    )  # the same on every rank
-    cameras = None if rows_of is None else rows_of.tensor_split(ranks.world)[ranks.rank]
+    cameras = None
+    if known_cameras(extractor) is not None:
+        rows_of = camera_rows(extractor, images.split.dataset, images.split.cams[wanted])  # on every rank
+        assert rows_of is not None, "the network embeds cameras"
+        cameras = rows_of.tensor_split(ranks.world)[ranks.rank]
     mode = extractor.training
     extractor.eval()
     bar = progress_bar(len(share), label, enabled=ranks.first)
@@ -109,12 +110,19 @@ def extract_query_gallery(
 
 
 def extract_split(
-    cfg: CfgNode, extractor: nn.Module, images: ImageDataset, transform: Compose, ranks: Ranks, label: str
+    cfg: CfgNode,
+    extractor: nn.Module,
+    images: ImageDataset,
+    transform: Compose,
+    ranks: Ranks,
+    label: str,
+    *,
+    rows: NDArray[np.int64] | None = None,
 ) -> Features:
     """Features of a split as ``TEST`` wants them, complete on every rank; see ``extract``."""
     half_on_cpu = cfg.SOLVER.AMP == "float16" and ranks.device.type == "cpu"
     precision = Precision("float32" if half_on_cpu else cfg.SOLVER.AMP, ranks.device)
     return extract(
         extractor, images, transform, ranks, precision, batch_size=cfg.TEST.BATCH_SIZE, flip=cfg.TEST.FLIP,
-        label=label,
+        label=label, rows=rows,
     )  # fmt: skip

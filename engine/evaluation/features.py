@@ -185,7 +185,7 @@ class FeatureMatrix:
     def __getitem__(self, index: torch.Tensor) -> torch.Tensor:
         """Chosen rows [n, D]."""
         rows = self._take(index)
-        return rows if self.scale is None else rows * self.scale[index][:, None]
+        return rows if self.scale is None else rows.mul_(self.scale[index][:, None])
 
     def raw(self, first: int, last: int) -> torch.Tensor:
         """Rows of a range, of whatever length they are stored [n, D]."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import torch
 
@@ -11,7 +13,7 @@ from crossreid.engine.evaluation.distances import blocks, pair_blocks
 from crossreid.engine.evaluation.features import FeatureMatrix, duplicates
 from crossreid.engine.log import progress_bar
 
-FIRST_ROWS = 512  # of the first block at a time: lists fill, and most later points are too far
+FEW = 0.1  # share of scores that enter a list, below which they are picked out of the others
 
 
 def stable_topk(scores: torch.Tensor, k: int) -> torch.Tensor:
@@ -88,18 +90,19 @@ def nearest_points(
         Indices [N, count] int64 and squared distances [N], on the CPU.
     """
     copies, found = duplicates(points), Nearest(points, count)
-    bar = progress_bar(len(points), "re-ranking, nearest neighbours", enabled=progress)
-    share = ranks.rank, ranks.world
-    for first, left, block in pair_blocks(points, copies, chunk_mb=chunk_mb, share=share):
+    bar, symmetric = (
+        progress_bar(len(points), "re-ranking, nearest neighbours", enabled=progress),
+        not len(copies[0]),
+    )
+    pairs = pair_blocks(points, copies, chunk_mb=chunk_mb, share=(ranks.rank, ranks.world))
+    for first, left, block in pairs:
         own = torch.arange(len(block), device=block.device)
         if corner is not None and first < len(corner):
             part = corner[first : first + len(block)]
             part.copy_(block[: len(part), -corner.shape[1] :])
-        found.see_farthest(first, left, block, symmetric=not len(copies[0]))
+        found.see_farthest(first, left, block, symmetric=symmetric)
         block[own, first - left + own] = torch.inf  # an exact copy may not come before the point itself
-        rows = FIRST_ROWS if first == 0 else len(block)  # lists that are full let few of the later points in
-        for top in range(0, len(block), rows):
-            found.see(first + top, left, block[top : top + rows], symmetric=not len(copies[0]))
+        found.see(first, left, block, symmetric=symmetric)
         bar.update(len(block))
     bar.close()
     return found.joined(ranks)
@@ -166,64 +169,82 @@ class Nearest:
         self.scores = torch.full(size, -torch.inf, dtype=dtype, device=device)  # minus the squared distance
         self.index = torch.zeros(size, dtype=torch.int64, device=device)
         self.farthest = torch.zeros(len(points), dtype=dtype, device=device)
-        self.columns = points.tile_columns
+        self.rows, self.columns = points.tile_rows, points.tile_columns
 
     def see_farthest(self, first: int, left: int, block: torch.Tensor, *, symmetric: bool) -> None:
         """Note the largest distances of a block, see ``see``."""
-        self._farther(slice(first, first + len(block)), block)
-        if symmetric:
-            self._farther(slice(left, None), block.T)
+        for top, strip in self._strips(first, left, block, symmetric):
+            self._farther(slice(top, top + len(strip)), strip)
+            if symmetric:
+                self._farther(slice(top, None), strip.T)
 
     def _farther(self, rows: slice, block: torch.Tensor) -> None:
         part = self.farthest[rows]
         torch.maximum(part, block.amin(1).neg_(), out=part)
 
+    def _strips(
+        self, first: int, left: int, block: torch.Tensor, symmetric: bool
+    ) -> Iterator[tuple[int, torch.Tensor]]:
+        """Some rows of a block at a time, without the columns before their own if they are ``symmetric``."""
+        for top in range(0, len(block), self.rows):
+            yield first + top, block[top : top + self.rows, first + top - left if symmetric else 0 :]
+
     def see(self, first: int, left: int, block: torch.Tensor, *, symmetric: bool) -> None:
         """Let points see each other.
 
         Args:
-            first, left: number of the first point in the rows and of the first in the columns.
+            first, left: number of the first point in the rows, and of the first in the columns, which go on to the
+                last point.
             block: [r, c] scores; -inf hides a pair.
-            symmetric: the points of the columns after the block's own see its rows, too.
+            symmetric: the points after a row's own see it, too; what stands before the own is not read.
         """
-        rows = slice(first, first + len(block))
-        if not symmetric:
-            self.add(rows, block, 0)
-            return
-        self.add(rows, block[:, first - left :], first)
-        self.add_later(block[:, first - left + len(block) :], first)
+        bottom = first + len(block)
+        for top, strip in self._strips(first, left, block, symmetric):
+            self.add_some(slice(top, top + len(strip)), strip, top if symmetric else left)
+            if symmetric:  # of the first block all, so that lists fill
+                later = strip[:, len(strip) : None if first == 0 else bottom - top]
+                self.add_later(top + len(strip), later, top)
+        if symmetric and first:
+            self.add_later(bottom, block[:, bottom - left :], first)
 
     def add(self, rows: slice | torch.Tensor, block: torch.Tensor, first: int) -> None:
         """Let some points see points that come after all that they have seen: scores [r, c], the first's number."""
         columns = stable_topk(block, min(self.index.shape[1], block.shape[1]))
         self._merge(rows, block.gather(1, columns), columns + first)
 
-    def add_later(self, block: torch.Tensor, first: int) -> None:
-        """Let the points after a block's rows see those rows: scores [r, c] of the last c points."""
-        start, count = len(self.index) - block.shape[1], self.index.shape[1]
+    def add_some(self, rows: slice, block: torch.Tensor, first: int) -> None:
+        """As ``add``, quicker where few points are near enough to enter a list."""
+        nearer = _places(block > self.scores[rows].amin(1, keepdim=True))  # than the last of each list
+        if len(nearer) > FEW * block.numel():
+            self.add(rows, block, first)
+        elif len(nearer):
+            row, column = nearer // block.shape[1], nearer % block.shape[1]
+            self._add_listed(row + rows.start, column + first, block[row, column])
+
+    def add_later(self, start: int, block: torch.Tensor, first: int) -> None:
+        """Let the points from ``start`` on see a block's rows: scores [r, c] and the number of the first row."""
         for left in range(0, block.shape[1], self.columns):
             part = block[:, left : left + self.columns]
             rows = slice(start + left, start + left + part.shape[1])
-            nearer = _places(part > self.scores[rows].amin(1))  # than the last of each list
-            if len(nearer) > 2 * count * part.shape[1]:
+            nearer = _places(part > self.scores[rows].amin(1))
+            if len(nearer) > FEW * part.numel():
                 self.add(rows, part.T.contiguous(), first)
             elif len(nearer):
-                self._add_some(rows.start, part, nearer, first)
+                row, column = nearer // part.shape[1], nearer % part.shape[1]
+                column, order = column.sort(stable=True)  # the rows of a column stay in order
+                row = row[order]
+                self._add_listed(column + rows.start, row + first, part[row, column])
 
-    def _add_some(self, start: int, block: torch.Tensor, places: torch.Tensor, first: int) -> None:
-        """As ``add_later``, of the scores at some places of the block, counted row by row."""
-        width = block.shape[1]
-        row, column = places // width, places % width
-        column, order = column.sort(stable=True)  # the rows of a column stay in order
-        row = row[order]
-        points, counts = column.unique_consecutive(return_counts=True)
-        group = torch.arange(len(points), device=block.device).repeat_interleave(counts)
-        place = torch.arange(len(column), device=block.device) - (counts.cumsum(0) - counts)[group]
+    def _add_listed(self, points: torch.Tensor, seen: torch.Tensor, scores: torch.Tensor) -> None:
+        """Let points [n], rising, see one point each [n], rising for each of them, with these scores [n]."""
+        points, counts = points.unique_consecutive(return_counts=True)
+        group = torch.arange(len(points), device=points.device).repeat_interleave(counts)
+        place = torch.arange(len(seen), device=points.device) - (counts.cumsum(0) - counts)[group]
         shape = len(points), int(counts.max())
-        scores = torch.full(shape, -torch.inf, dtype=block.dtype, device=block.device)
-        index = torch.zeros(shape, dtype=torch.int64, device=block.device)
-        scores[group, place], index[group, place] = block[row, column], row + first
-        self._merge(points + start, scores, index)
+        table = torch.full(shape, -torch.inf, dtype=scores.dtype, device=scores.device)
+        index = torch.zeros(shape, dtype=torch.int64, device=scores.device)
+        table[group, place], index[group, place] = scores, seen
+        self._merge(points, table, index)
 
     def _merge(self, rows: slice | torch.Tensor, scores: torch.Tensor, index: torch.Tensor) -> None:
         """Put later points into the lists of some points: scores and numbers [r, c], numbers rising in a row."""
@@ -259,7 +280,8 @@ def squared_distances(
     bar = progress_bar(len(one), "re-ranking, distances of neighbours", enabled=progress)
     result = torch.empty(len(one), dtype=points.dtype)
     for a, b, part in zip(one.split(size), other.split(size), result.split(size)):
-        part.copy_(points[a].sub_(points[b]).square_().sum(1))
+        few, place = a.unique_consecutive(return_inverse=True)  # one point in many pairs
+        part.copy_(points[b].sub_(points[few].index_select(0, place)).square_().sum(1))
         bar.update(size)
     bar.close()
     return result

@@ -11,6 +11,7 @@ import torch
 from PIL import Image, ImageDraw
 from torch.nn import functional as F
 
+from crossreid.datasets.decode import to_rgb
 from crossreid.engine.evaluation.retrieval import Features
 from crossreid.engine.files import write_whole
 
@@ -104,7 +105,7 @@ def draw_rank_list(path: Path, query: Features, gallery: Features, *, queries: i
 
 def _paste(sheet: Image.Image, path: str, x: int, y: int, colour: tuple[int, int, int], words: str) -> None:
     with Image.open(path) as image:
-        tile = image.convert("RGB").resize(TILE, Image.Resampling.BILINEAR)
+        tile = to_rgb(image).resize(TILE, Image.Resampling.BILINEAR)
     draw = ImageDraw.Draw(sheet)
     draw.rectangle((x + 1, y + 1, x + TILE[0] + 6, y + TILE[1] + 6), fill=colour)
     sheet.paste(tile, (x + 4, y + 4))

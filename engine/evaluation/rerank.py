@@ -178,11 +178,11 @@ def _blended(
     (farthest, power), of_gallery = scale, matrix[len(query) :].T.tocsr()
     bar = progress_bar(stop - start, "re-ranking, distances", enabled=progress)
     for first, block in _originals(query, points, known, start, stop, chunk_mb):
-        own = farthest[first : first + len(block), None].to(block.device)
-        block.div_(-own).clamp_min_(0).pow_(power).mul_(lambda_value)
+        own = farthest[first : first + len(block), None].neg().to(block.device)
         for rows, sums in overlaps(matrix, of_gallery, torch.arange(first, first + len(block))):
-            distances = jaccard_of(sums).mul_(1 - lambda_value).to(block.device)
-            block[rows[0] - first : rows[-1] - first + 1] += distances
+            part = slice(int(rows[0]) - first, int(rows[-1]) - first + 1)
+            block[part].div_(own[part]).clamp_min_(0).pow_(power).mul_(lambda_value)
+            block[part] += jaccard_of(sums).mul_(1 - lambda_value).to(block.device)
             bar.update(len(rows))
         yield first, block
     bar.close()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -102,14 +102,7 @@ def meta_gradient(
     """
     names, leaves = list(params), list(params.values())
     factor = torch.ones((), device=leaves[0].device) if scale is None else scale
-    first, graphs, losses = [torch.zeros_like(p) for p in leaves], [], []
-    for domain in train:
-        loss = domain()
-        grads = _gradients(loss * factor / len(train), leaves, keep=not again)
-        first = [total + g.detach() for total, g in zip(first, grads)]
-        graphs += [] if again else [grads]
-        losses.append(loss.detach())
-        del loss, grads
+    first, graphs, losses = _first_order(train, leaves, factor, keep=not again)
     first = average(first)  # g times the scale
 
     slopes = [g / factor if scale is None else _finite(g / factor) for g in first]
@@ -125,15 +118,44 @@ def meta_gradient(
     # The loss scale stands in the first-order graph already: for half precision the vector enters with length 1.
     length = factor if scale is None else _length(push)
     push = push if scale is None else [v / length for v in push]
-    curved = [torch.zeros_like(p) for p in leaves]
-    for i in range(len(train)):
-        grads = _gradients(again[i]() * factor / len(train), leaves, keep=True) if again else graphs.pop()
-        curved = [total + h for total, h in zip(curved, _pull_back(list(grads), leaves, push))]
-        del grads
+    rebuilt = (_gradients(loss() * factor / len(train), leaves, keep=True) for loss in again)
+    curved = _second_order(rebuilt if again else _emptied(graphs), leaves, push)
     curved = [h * (length / factor) for h in average(curved)]
     parts = zip(first, curved, direct) if full else zip(first, curved)
     grads_by_name = {name: sum(terms[1:], terms[0]) for name, terms in zip(names, parts)}
     return MetaGradient(grads_by_name, torch.stack(losses).mean(), test_loss.detach())
+
+
+def _first_order(
+    train: Sequence[Loss], leaves: list[Tensor], factor: Tensor, *, keep: bool
+) -> tuple[list[Tensor], list[tuple[Tensor, ...]], list[Tensor]]:
+    """Gradient of ``factor`` times the mean loss; its parts with their graphs if ``keep``; the losses."""
+    total, graphs, losses = [torch.zeros_like(p) for p in leaves], [], []
+    for domain in train:
+        loss = domain()
+        grads = _gradients(loss * factor / len(train), leaves, keep=keep)
+        total = [t + g.detach() for t, g in zip(total, grads)]
+        graphs += [grads] if keep else []
+        losses.append(loss.detach())
+        del loss, grads
+    return total, graphs, losses
+
+
+def _emptied(graphs: list[tuple[Tensor, ...]]) -> Iterator[tuple[Tensor, ...]]:
+    """The graphs, each handed over and forgotten."""
+    while graphs:
+        yield graphs.pop()
+
+
+def _second_order(
+    graphs: Iterator[tuple[Tensor, ...]], leaves: list[Tensor], vector: list[Tensor]
+) -> list[Tensor]:
+    """Sum of the products of the gradients' Jacobians with a vector; each graph is freed before the next."""
+    total = [torch.zeros_like(p) for p in leaves]
+    for grads in graphs:
+        total = [t + h for t, h in zip(total, _pull_back(list(grads), leaves, vector))]
+        del grads
+    return total
 
 
 def _gradients(loss: Tensor, leaves: list[Tensor], *, keep: bool) -> tuple[Tensor, ...]:

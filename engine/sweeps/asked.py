@@ -197,6 +197,10 @@ def _objective(settings: Mapping[str, Any], wishes: Wishes, base: CfgNode, swept
             f"the objective {objective} judges the target's training images: set TEST.CRITERIA and DATASETS.ADAPT "
             "true, or choose by the target's labels with --objective oracle"
         )
+    if objective == "source_guided" and len(base.DATASETS.SOURCES) != 1:
+        raise InputError(
+            f"the objective source_guided judges by one labelled source, DATASETS.SOURCES names {base.DATASETS.SOURCES}"
+        )
     if moving := sorted(key for key in swept if key.startswith("TEST.CLUSTER")):
         raise InputError(f"{moving[0]} is the ruler that {objective} measures with: it cannot be swept, too")
     return str(objective)

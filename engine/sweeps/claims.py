@@ -6,6 +6,7 @@ only. No claim is ever removed, so that no two launchers can each believe to hav
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import platform
@@ -29,10 +30,8 @@ class Claim:
         """Show that this launcher lives; False if another has taken over, so that the run must be given up."""
         if self._next().exists():
             return False
-        try:
+        with contextlib.suppress(OSError):  # the file system is away for a moment: the next beat tells
             os.utime(self.file)
-        except OSError:  # the file system is away for a moment: the next beat tells
-            return True
         return True
 
     def release(self) -> None:

@@ -14,20 +14,17 @@ from typing import Any
 
 import yaml
 
-from crossreid.configs.loading import SWEEP
+from crossreid.configs.loading import SWEEP, values_of
 from crossreid.configs.overrides import pairs
 from crossreid.configs.reading import BASE
-from crossreid.engine.comparison.groups import Group, cell, compare, short_names
+from crossreid.engine.comparison.groups import Group, cell, compare, correlations, short_names
 from crossreid.engine.comparison.output import can_draw, draw_curves, write
-from crossreid.engine.comparison.runs import Record, flat
-from crossreid.engine.comparison.statistics import rank_correlation
+from crossreid.engine.comparison.runs import Record
 from crossreid.engine.comparison.table import Table
 from crossreid.engine.evaluation.criteria import CRITERIA
 from crossreid.engine.sweeps.asked import ORACLE
 from crossreid.engine.sweeps.plan import ROW, Point, Run, Sweep, load_run
 from crossreid.engine.sweeps.results import DONE, FAILED, PRUNED, Results, objective
-
-CORRELATED = 5  # runs that a rank correlation needs
 
 
 def command(sweep: Sweep, run: Run, devices: str) -> str:
@@ -86,7 +83,7 @@ def table(results: Results, points: Sequence[Point], devices: str) -> Table:
     )  # fmt: skip
     notes = [
         f"Objective: {chosen}. best mAP: the best epoch by the target's labels (oracle); the others: the last epoch.",
-        *_correlations(results, points),
+        *correlations([record for point in points for record in results.finished(point)]),
         *_unfinished(results, points),
     ]
     made = compare(f"Sweep {sweep.folder.name}", heads, groups, lead=lead, notes=notes)
@@ -99,19 +96,6 @@ def _command_of(results: Results, points: Sequence[Point], group: Group, devices
     name = group.records[0].name
     run = next(r for p in points for r in results.sweep.runs(p) if r.name == name)
     return command(results.sweep, run, devices)
-
-
-def _correlations(results: Results, points: Sequence[Point]) -> list[str]:
-    """How well each criterion ranks the finished runs, by the mAP that the labels give."""
-    last = [e.values for p in points for r in results.finished(p) if (e := r.read())]
-    scores = [values.get("mAP", math.nan) for values in last]
-    found = {
-        name: rank_correlation([values.get(name, math.nan) for values in last], scores) for name in CRITERIA
-    }
-    known = [f"{name} {value:+.2f}" for name, value in found.items() if math.isfinite(value)]
-    if len(last) < CORRELATED or not known:
-        return []
-    return [f"Rank correlation (Spearman) with mAP over {len(last)} runs, last epoch: {', '.join(known)}."]
 
 
 def _unfinished(results: Results, points: Sequence[Point]) -> list[str]:
@@ -188,7 +172,7 @@ def best_yaml(results: Results, point: Point) -> str:
     else:
         tree = {"NAME": name}
         aside = ("NAME", "OUTPUT_DIR", "RESUME", "IF_EXISTS")
-        settings = {k: v for k, v in flat(load_run(sweep, run.overrides)).items() if k not in aside}
+        settings = {k: v for k, v in values_of(load_run(sweep, run.overrides)).items() if k not in aside}
     for key, value in settings.items():
         *sections, last = key.split(".")
         node = tree

@@ -14,8 +14,7 @@ import numpy as np
 from yacs.config import CfgNode
 
 from crossreid import configs
-from crossreid.configs.checks import get
-from crossreid.configs.loading import known_keys
+from crossreid.configs.loading import values_of
 from crossreid.engine.data import stream_batch
 from crossreid.engine.errors import InputError
 from crossreid.engine.sweeps.space import Axis, word
@@ -149,8 +148,8 @@ class Sweep:
 
 def _with_seed(cfg: CfgNode) -> list[str]:
     """Overrides for the texts of the YAML itself that hold ``{SEED}``."""
-    texts = ((key, get(cfg, key)) for key in known_keys(cfg))
-    return [w for key, value in texts if isinstance(value, str) and "{SEED}" in value for w in (key, value)]
+    found = values_of(cfg).items()
+    return [w for key, value in found if isinstance(value, str) and "{SEED}" in value for w in (key, value)]
 
 
 def _simple(point: Point) -> bool:

@@ -7,10 +7,10 @@ from typing import Any
 
 import yaml
 
+from crossreid.configs.loading import values_of
 from crossreid.configs.reading import parse
 from crossreid.datasets.files import draft
 from crossreid.engine.comparison.groups import differing
-from crossreid.engine.comparison.runs import flat
 from crossreid.engine.errors import InputError
 from crossreid.engine.sweeps.plan import Sweep
 
@@ -38,7 +38,9 @@ def keep(sweep: Sweep) -> None:
 
 
 def _description(sweep: Sweep) -> dict[str, Any]:
-    config = {k: v for k, v in flat(sweep.base).items() if not k.startswith((*FREE, "NAME", "OUTPUT_DIR"))}
+    config = {
+        k: v for k, v in values_of(sweep.base).items() if not k.startswith((*FREE, "NAME", "OUTPUT_DIR"))
+    }
     return {
         "sampler": sweep.sampler, "sampler_seed": sweep.sampler_seed, "objective": sweep.objective,
         "axes": {axis.key: {**asdict(axis), "values": list(axis.values)} for axis in sweep.axes},

@@ -13,11 +13,12 @@ from ignite.engine import Engine, Events
 from yacs.config import CfgNode
 
 from crossreid.engine.data import Data
-from crossreid.engine.distributed import Ranks, StopRequest, average_buffers, synchronise_gradients
+from crossreid.engine.distributed import average_buffers, synchronise_gradients
 from crossreid.engine.errors import NonFiniteLossError
 from crossreid.engine.log import LOGGER, Means, progress_bar
 from crossreid.engine.method import Method
 from crossreid.engine.recorder import Recorder
+from crossreid.engine.stopping import StopRequest
 from crossreid.engine.training.summary import evaluation_title
 from crossreid.engine.training.target import TargetEvaluation
 
@@ -133,20 +134,16 @@ class Handlers:
     """The handlers of a run.
 
     Args:
-        length: steps an epoch.
         done: steps finished before, 0 for a new run.
         save: writes checkpoints: engine, also=..., mid_epoch=...
     """
 
     cfg: CfgNode
-    ranks: Ranks
     method: Method
     monitor: Monitor
     evaluation: TargetEvaluation
-    recorder: Recorder
     stop: StopRequest
     save: Callable[..., None]
-    length: int
     done: int
 
     def attach(self, engine: Engine) -> None:
@@ -167,13 +164,15 @@ class Handlers:
             self.evaluate(engine, "start")
 
     def prepare_epoch(self, engine: Engine) -> None:
-        if engine.state.iteration % self.length == 0:  # not when resuming in the middle of an epoch
+        if engine.state.iteration % self.monitor.length == 0:  # not when resuming in the middle of an epoch
             self.method.prepare(engine.state.epoch)
         self.monitor.start_epoch(engine)
 
     def seed_step(self, engine: Engine) -> None:
         """Random numbers of a step come from (seed, step, rank), so that a resumed run draws the same."""
-        torch.manual_seed((self.cfg.SEED * 1_000_003 + engine.state.iteration) * 4099 + self.ranks.rank)
+        torch.manual_seed(
+            (self.cfg.SEED * 1_000_003 + engine.state.iteration) * 4099 + self.monitor.data.ranks.rank
+        )
 
     def exchange_last_of_group(self, engine: Engine) -> None:
         """Steps whose gradients are only added up need not exchange them."""
@@ -182,7 +181,7 @@ class Handlers:
 
     def stop_in_epoch(self, engine: Engine) -> None:
         """Save and leave after a signal, where accumulated gradients are complete; an epoch's end saves by itself."""
-        position = engine.state.iteration % self.length
+        position = engine.state.iteration % self.monitor.length
         if self.stop.agreed() and position and position % self.cfg.SOLVER.ACCUMULATE == 0:
             self.monitor.check()  # no report: the row of the period is written once, when the period ends
             self.save(engine, mid_epoch=True)
@@ -190,7 +189,7 @@ class Handlers:
 
     def finish_epoch(self, engine: Engine) -> None:
         epoch = engine.state.epoch
-        average_buffers(self.method.state["model"], self.ranks)
+        average_buffers(self.method.state["model"], self.monitor.data.ranks)
         self.method.scheduler.step()
         title = evaluation_title(self.cfg, self.method, epoch)
         chosen = self.evaluate(engine, title) if title else ()
@@ -203,6 +202,6 @@ class Handlers:
     def evaluate(self, engine: Engine, title: str) -> tuple[str, ...]:
         """Score the target and draw the method's pictures; the checkpoints that this state is chosen for."""
         chosen = self.evaluation.score(engine, title)
-        if self.ranks.first:
-            self.recorder.draw(engine.state.iteration, engine.state.epoch, self.method.pictures())
+        if self.monitor.data.ranks.first:
+            self.monitor.recorder.draw(engine.state.iteration, engine.state.epoch, self.method.pictures())
         return chosen

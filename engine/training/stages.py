@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import json
-import logging
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,9 +19,9 @@ from crossreid.engine.checkpoint import check_format, find_resume
 from crossreid.engine.distributed import read_nodes
 from crossreid.engine.errors import InputError
 from crossreid.engine.identity import check_same_run
+from crossreid.engine.log import LOGGER
 from crossreid.modeling.weights import read_checkpoint
 
-LOGGER = logging.getLogger("crossreid")
 CARRIED = (  # what an override of the last stage says of the machine and its data holds for the first, too
     "OUTPUT_DIR", "DATASETS.ROOT", "DATASETS.CACHE", "DATASETS.SYNTHETIC", "DATALOADER.WORKERS",
 )  # fmt: skip

@@ -13,6 +13,7 @@ from torch import nn
 from yacs.config import CfgNode
 
 from crossreid.engine.data import Data
+from crossreid.engine.distributed import on_first
 from crossreid.engine.errors import InputError
 from crossreid.engine.evaluation import criteria
 from crossreid.engine.evaluation.camera_norm import normalize_sets
@@ -28,6 +29,8 @@ from crossreid.engine.log import LOGGER
 from crossreid.engine.reading import Evaluation
 from crossreid.engine.recorder import Recorder
 from crossreid.modeling.side_information import camera_rows
+
+SOURCE_IMAGES = 2000  # of whole identities, that judge a clustering by the source's labels
 
 
 @dataclass
@@ -117,12 +120,34 @@ class TargetEvaluation:
             features.vectors, images.split.cams, ClusterOptions.of(self.cfg.TEST), before=before, ranks=ranks
         )
         self.progress.clusters = torch.from_numpy(clusters)
+        values["source_guided"] = self._source_guided()
         LOGGER.info(
             "criteria (epoch %d): %d clusters of %s %% of %d images  %s", epoch, values["clusters"],
             percent(values["clustered"]), len(clusters),
             "  ".join(f"{name} {values[name]:.3f}" for name in CRITERIA if math.isfinite(values[name])),
         )  # fmt: skip
         return {name: value for name, value in values.items() if math.isfinite(value)}
+
+    def _source_guided(self) -> float:
+        """How well the source's identities are found by the clustering of the target; NaN without one source."""
+        source = self.data.domains.get("source")
+        if source is None:
+            return math.nan
+        options, images = ClusterOptions.of(self.cfg.TEST), source.images
+        rows = criteria.whole_identities(images.split.pids, SOURCE_IMAGES)
+        found = extract_split(
+            self.cfg, self.extractor, images, self.data.plain, self.ranks, "source images", rows=rows
+        )
+        if options.distance == "ca_jaccard" and len(found.cams.unique()) < 2:
+            return math.nan
+
+        def judge() -> float:
+            scores = criteria.source_guided(
+                found.vectors, found.pids, eps=[options.eps], cameras=found.cams, options=options
+            )
+            return scores[options.eps]
+
+        return on_first(self.ranks, judge)
 
     def _retrieve(self, epoch: int, title: str) -> dict[str, float]:
         """Scores of the target's query and gallery, where they have labels."""

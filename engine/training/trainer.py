@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from ignite.engine import Engine
@@ -12,19 +10,21 @@ from yacs.config import CfgNode
 
 from crossreid.engine import checkpoint
 from crossreid.engine.data import Data, build_data
-from crossreid.engine.distributed import Ranks, StopRequest, agree, barrier, unwrap
+from crossreid.engine.distributed import Ranks, barrier, unwrap
 from crossreid.engine.errors import InputError
 from crossreid.engine.files import remove_stale, write_whole
 from crossreid.engine.hardware import prepare_backbones, set_arithmetic
-from crossreid.engine.identity import check_same_images, claim, digest
+from crossreid.engine.identity import claim
 from crossreid.engine.log import LOGGER, Means, setup_text
 from crossreid.engine.method import Method
 from crossreid.engine.methods import load_method
-from crossreid.engine.reading import build_target_evaluation, with_absolute_data
+from crossreid.engine.reading import build_target_evaluation
 from crossreid.engine.recorder import Recorder
+from crossreid.engine.stopping import StopRequest
 from crossreid.engine.trackers import Trackers, need_trackers
 from crossreid.engine.training.handlers import Handlers, Monitor
 from crossreid.engine.training.prefetch import on_device
+from crossreid.engine.training.saving import RunCheckpoints
 from crossreid.engine.training.summary import conclude, introduce, write_page
 from crossreid.engine.training.target import EvaluationHistory, TargetEvaluation
 from crossreid.modeling.checkpoints import located
@@ -49,18 +49,17 @@ def run(cfg: CfgNode, ranks: Ranks) -> None:
     set_arithmetic(cfg)
     torch.manual_seed(cfg.SEED)  # initial weights; the same on all ranks
 
-    target, data = (
-        build_target_evaluation(cfg),
-        build_data(cfg, ranks),
-    )  # the sources, the slow part, come last
+    target = build_target_evaluation(cfg)
+    data = build_data(cfg, ranks)
     method, progress = load_method(cfg.METHOD).build(cfg, data), EvaluationHistory()
     if not resume:
         _load_weights(cfg, method)
     prepare_backbones(cfg, method.state["model"], ranks.device)
     state, means = {**method.state, "progress": progress}, Means()
-    done, length = _restore(cfg, ranks, data, state, means, resume), len(data.streams)
+    kept = RunCheckpoints(cfg, data, saved, state, means)
+    done = kept.restore(resume)
     if ranks.first:
-        _write_config(with_absolute_data(cfg), logs / "config.yml")
+        _write_config(kept.about["config"], logs / "config.yml")
         introduce(cfg, ranks, data, target, resume, done)
     own = resume is not None and resume.resolve().parent == saved.resolve()
     recorder = Recorder(
@@ -71,12 +70,11 @@ def run(cfg: CfgNode, ranks: Ranks) -> None:
     )
     monitor = Monitor(cfg, data, method, recorder, done, means)
     evaluation = TargetEvaluation(cfg, method.extractor, target, data, recorder, progress)
-    images = {name: digest(domain.images.split) for name, domain in data.domains.items()}
-    stop, save = StopRequest(ranks), partial(_save, cfg, ranks, saved, state, means, images)
+    stop = StopRequest(ranks)
 
     engine = Engine(method.train_step)
     engine.logger.disabled = True  # its errors reach the user once, from the entry point
-    Handlers(cfg, ranks, method, monitor, evaluation, recorder, stop, save, length, done).attach(engine)
+    Handlers(cfg, method, monitor, evaluation, stop, kept.save, done).attach(engine)
     try:
         with stop:
             _train(engine, data, done, cfg.SOLVER.EPOCHS)
@@ -122,9 +120,9 @@ def _make_folders(cfg: CfgNode, ranks: Ranks, folders: tuple[Path, ...]) -> None
     barrier(ranks)
 
 
-def _write_config(cfg: CfgNode, path: Path) -> None:
+def _write_config(text: str, path: Path) -> None:
     try:
-        write_whole(path, lambda file: file.write(cfg.dump().encode()))
+        write_whole(path, lambda file: file.write(text.encode()))
     except OSError as error:
         LOGGER.warning("no %s, checkpoints hold the config, too: %s", path, error)
 
@@ -138,70 +136,3 @@ def _load_weights(cfg: CfgNode, method: Method) -> None:
         LOGGER.info(
             "weights from %s%s", cfg.MODEL.WEIGHTS, f"; skipped {', '.join(skipped)}" if skipped else ""
         )
-
-
-def _restore(
-    cfg: CfgNode, ranks: Ranks, data: Data, state: dict[str, Any], means: Means, path: Path | None
-) -> int:
-    """Load a run's state; returns its finished steps (0 for a new run), the same on all ranks."""
-    done = _load(cfg, ranks, data, state, means, path) if path else 0
-    if not agree(done, ranks):
-        raise InputError(
-            "RESUME: the processes found different checkpoints; all machines must share OUTPUT_DIR"
-        )
-    return done
-
-
-def _load(cfg: CfgNode, ranks: Ranks, data: Data, state: dict[str, Any], means: Means, path: Path) -> int:
-    content, origin = checkpoint.check_resume(cfg, path), f"RESUME {path}"
-    images = {name: domain.images.split for name, domain in data.domains.items()}
-    saved = content.get("images", {})
-    names = {name: split.name for name, split in images.items()}
-    check_same_images(saved, {name: digest(split) for name, split in images.items()}, names, origin)
-    length, saved_length = len(data.streams), content["engine"]["epoch_length"]
-    if saved_length != length:
-        raise InputError(
-            f"{origin}: its epochs have {saved_length} steps, this run's have {length}; use the same data, batch "
-            "size and DATALOADER.ITERS_PER_EPOCH"
-        )
-    checkpoint.restore(state, content, origin)
-    if "means" in content and ranks.first:  # the rows are the first rank's
-        checkpoint.restore({"means": means}, content, origin)
-    if "rank_buffers" in content:
-        checkpoint.restore_buffers(state["model"], content["rank_buffers"], ranks, origin)
-    return int(content["engine"]["iteration"])
-
-
-def _save(
-    cfg: CfgNode,
-    ranks: Ranks,
-    folder: Path,
-    state: dict[str, Any],
-    means: Means,
-    images: dict[str, str],
-    engine: Engine,
-    *,
-    also: tuple[str, ...] = (),
-    mid_epoch: bool = False,
-) -> None:
-    """Write last.pt, others that this state is chosen for, and a numbered one if wanted; the first rank writes."""
-    buffers = checkpoint.rank_buffers(state["model"], ranks) if mid_epoch else None
-    if ranks.first:
-        content = {
-            **checkpoint.collect(state),
-            "engine": {"iteration": engine.state.iteration, "epoch_length": engine.state.epoch_length},
-            "method": cfg.METHOD,
-            "config": with_absolute_data(cfg).dump(),
-            "format": checkpoint.FORMAT,
-            "images": images,
-        }
-        if buffers is not None:
-            content |= {"rank_buffers": buffers, "means": means.state_dict()}
-        numbered = cfg.CHECKPOINT.N_SAVED and not mid_epoch
-        names = [*also, *([f"epoch-{engine.state.epoch:05d}.pt"] if numbered else []), "last.pt"]
-        for name in names:  # last.pt last: a run that stops in between goes on from before the others
-            checkpoint.save(folder / name, content)
-        if numbered:
-            for old in sorted(folder.glob("epoch-*.pt"))[: -cfg.CHECKPOINT.N_SAVED]:
-                old.unlink(missing_ok=True)
-    barrier(ranks)

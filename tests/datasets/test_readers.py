@@ -71,6 +71,21 @@ def test_cuhk03_old_protocol(tmp_path: Path) -> None:
         load("cuhk03", tmp_path)
 
 
+def test_cuhk_sysu_trains_alone(tmp_path: Path) -> None:
+    folder = tmp_path / "CUHK-SYSU" / "cropped_image"
+    trees.pictures(folder, ["p7_n1_s3.png", "p11422_s16929_1.jpg", "p7_n2_s3.png"])
+    splits = load("cuhksysu", tmp_path)
+    assert splits.train.pids.tolist() == [1, 0, 0]  # sorted by path
+    assert splits.train.cams.tolist() == [0, 0, 0]
+    assert len(splits.query) == len(splits.gallery) == 0
+    assert any("published: 11,934 identities, 34,574 images" in line for line in splits.warnings)
+    with pytest.raises(DatasetError, match="nothing can be scored"):
+        splits.need_scores()
+    trees.pictures(folder, ["s5.jpg"])
+    with pytest.raises(DatasetError, match=r"s5\.jpg: the file name does not begin with p<identity>_"):
+        load("cuhk_sysu", tmp_path)
+
+
 @pytest.mark.parametrize(
     ("name", "folders"), [("msmt", ("train", "test")), ("msmt17v2", ("mask_train_v2", "mask_test_v2"))]
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import json
 import math
 from collections.abc import Callable, Iterator
@@ -11,7 +12,8 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+import torch._inductor.config
+from torch import Tensor, nn
 
 from crossreid import configs
 from crossreid.configs import ConfigError
@@ -37,6 +39,12 @@ def _settings() -> Iterator[None]:
     yield
     cudnn.allow_tf32, cudnn.benchmark, matmul.allow_tf32 = saved
     torch.use_deterministic_algorithms(False)
+
+
+@pytest.fixture
+def _traced(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compile to PyTorch's own kernels: graphs, their gradients and what recompiles, without a C++ compiler."""
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="aot_eager"))
 
 
 @pytest.mark.parametrize("wanted", [True, False])
@@ -109,7 +117,7 @@ def test_compiling_marks_the_backbone_and_no_name_changes() -> None:
     assert list(network.state_dict()) == names
 
 
-@pytest.mark.slow
+@pytest.mark.usefixtures("_traced")
 @pytest.mark.skipif(bool(hardware.missing_for_compiling(CPU)), reason="no compiler here")
 def test_compiled_gradients_and_statistics_are_the_same() -> None:
     torch.manual_seed(0)
@@ -129,7 +137,19 @@ def test_compiled_gradients_and_statistics_are_the_same() -> None:
         torch.testing.assert_close(fast.eval()(images[:3]), plain.eval()(images[:3]), rtol=1e-3, atol=1e-5)
 
 
-@pytest.mark.slow
+@pytest.mark.usefixtures("_traced")
+@pytest.mark.skipif(bool(hardware.missing_for_compiling(CPU)), reason="no compiler here")
+def test_a_backbone_that_is_a_sequence_of_layers_is_compiled() -> None:
+    plain = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU())
+    plain.stage_names = (("0",), ("1", "2"))  # type: ignore[assignment]
+    fast, images = copy.deepcopy(plain), torch.randn(2, 3, 8, 8)
+    prepare_backbones(configs.load(None, ["MODEL.COMPILE", "true"]), fast, CPU)
+    torch._dynamo.utils.counters.clear()
+    torch.testing.assert_close(fast(images), plain(images))
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
+
+
+@pytest.mark.usefixtures("_traced")
 @pytest.mark.skipif(bool(hardware.missing_for_compiling(CPU)), reason="no compiler here")
 def test_compiled_losses_are_the_same() -> None:
     """As the methods call them: a share that changes every step is no reason to compile every step."""
@@ -158,10 +178,13 @@ def test_compiled_losses_are_the_same() -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(bool(hardware.missing_for_compiling(CPU)), reason="no compiler here")
-def test_a_compiled_run_trains_alike(domains: Path, tmp_path: Path) -> None:
-    losses = []
+def test_a_compiled_run_trains_alike(domains: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    losses, small = [], ("MODEL.BACKBONE", "tests.tiny_backbone")
+    monkeypatch.setattr(
+        torch._inductor.config, "compile_threads", 1
+    )  # more are processes that import PyTorch
     for name in ("false", "true"):
-        arguments = overrides(domains, tmp_path / name, "MODEL.COMPILE", name, "SOLVER.EPOCHS", "1")
+        arguments = overrides(domains, tmp_path / name, "MODEL.COMPILE", name, "SOLVER.EPOCHS", "1", *small)
         torch._dynamo.utils.counters.clear()
         arguments += ["ECN.SOURCE_EPOCHS", "0", "ECN.NEIGHBORS", "2", "ECN.NEIGHBOR_START", "1"]
         train("configs/ecn/demo.yml", [*arguments, "ECN.MMD", "true", "LOG.PERIOD", "1"])

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+
+from tests.processes import Script
 
 FOLDER = Path(__file__).parent
 ROOT = FOLDER.parents[1]
@@ -35,9 +35,10 @@ RUNS = {
 @pytest.mark.parametrize("name", RUNS)
 def test_steps_are_the_published_programs(name: str) -> None:
     program, *_ = name.split(",")
-    command = [sys.executable, str(FOLDER / f"trajectory_{program}.py"), str(ROOT), "--tolerance", "1e-6"]
-    done = subprocess.run([*command, *RUNS[name]], capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    words = [str(ROOT), "--tolerance", "1e-6", *RUNS[name]]
+    checker = Script(FOLDER / f"trajectory_{program}.py", words)
+    told, _ = checker.communicate(timeout=300)
+    assert checker.returncode == 0, told[-4000:]
 
 
 def test_every_checker_runs() -> None:

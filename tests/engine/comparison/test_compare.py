@@ -14,7 +14,7 @@ from PIL import Image
 from scipy import stats
 
 from crossreid.engine.commands.compare import main
-from crossreid.engine.comparison.groups import compare, group_runs
+from crossreid.engine.comparison.groups import compare, correlations, group_runs
 from crossreid.engine.comparison.runs import find_runs, read_run
 from crossreid.engine.comparison.statistics import holm, mean_aps, mean_deviation, paired, rank_correlation
 from crossreid.engine.comparison.table import Table
@@ -145,3 +145,19 @@ def test_a_damaged_line_is_named_and_an_unfinished_one_left_out(runs: Path) -> N
     file.write_text('{"title": "final", "step": }\n')
     with pytest.raises(InputError, match=r"metrics\.jsonl: line 1 is damaged"):
         read_run(file.parent)
+
+
+def test_criteria_are_held_against_map_over_runs_and_over_epochs(tmp_path: Path) -> None:
+    finals = [0.5, 0.62, 0.55, 0.7, 0.66]
+    densities = [1.0, 3.0, 2.0, 4.0, 5.0]
+    for seed, (final, density) in enumerate(zip(finals, densities)):
+        curve = [0.1, 0.3, 0.2, 0.4, final]
+        write_run(tmp_path, f"run-{seed}", ["SEED", str(seed)], curve, [0.5], density=density)
+    records = [read_run(folder) for folder in find_runs([str(tmp_path)])]
+    over_runs = stats.spearmanr(densities, finals).statistic
+    over_epochs = stats.spearmanr(range(5), [0.1, 0.3, 0.2, 0.4, 0.5]).statistic  # the criterion rises evenly
+    assert correlations(records) == [
+        f"Rank correlation (Spearman) with mAP over 5 runs, last epoch: density {over_runs:+.2f}.",
+        f"Over the epochs of a run, mean of the runs: density {over_epochs:+.2f} (5).",
+    ]
+    assert len(correlations(records[:4])) == 1  # too few runs, but five epochs each

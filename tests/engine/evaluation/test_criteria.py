@@ -93,7 +93,7 @@ def test_silhouette_from_memberships_is_that_of_the_distances() -> None:
 def test_report_sees_people_and_cameras() -> None:
     features, pids, cams = domain()
     values, labels = criteria.report(features, cams, OPTIONS)
-    assert set(criteria.CRITERIA) <= set(values)
+    assert {*criteria.CRITERIA} - {"source_guided"} <= set(values)
     assert math.isnan(values["stability"])
     assert values["clusters"] == 12
     assert criteria.rand_index(pids[labels >= 0], labels[labels >= 0]) == 1
@@ -124,3 +124,18 @@ def test_source_guided_radius_finds_the_identities() -> None:
     assert scores[0.05] < 0.5  # most images are outliers
     assert scores[0.5] > 0.95
     assert scores[0.95] < 0.7  # two people become one
+    same = criteria.source_guided(
+        features, pids, eps=(0.05, 0.5, 0.95), cameras=pids * 0, options=replace(OPTIONS, k1=14, k2=3)
+    )
+    assert same == scores
+
+
+def test_whole_identities_are_few_and_whole() -> None:
+    pids = np.repeat(np.arange(50), 7)[np.random.default_rng(0).permutation(350)]
+    rows = criteria.whole_identities(pids, 100)
+    assert len(rows) == 98
+    assert (np.diff(rows) > 0).all()
+    assert len(set(pids[rows])) == 14
+    assert set(np.flatnonzero(np.isin(pids, pids[rows]))) == set(rows)
+    assert np.diff(sorted(set(pids[rows]))).max() <= 8  # spread
+    assert len(criteria.whole_identities(pids, 1000)) == 350

@@ -12,10 +12,11 @@ from torch import nn
 from torch.nn import functional as F
 
 from crossreid import configs
-from crossreid.engine.distributed import Ranks, StopRequest, average_buffers
+from crossreid.engine.distributed import Ranks, average_buffers
 from crossreid.engine.evaluation.extraction import extract, gather_rows
 from crossreid.engine.optim import Precision
 from crossreid.engine.reading import build_evaluation
+from crossreid.engine.stopping import StopRequest
 from crossreid.modeling.backbones import build_backbone
 from crossreid.modeling.reid import ReIDNet
 from tests.ranks import run_ranks

@@ -52,3 +52,16 @@ def test_unknown_identities_have_neutral_frames(tmp_path: Path) -> None:
     assert not {GREEN, RED} & colours(tmp_path / "unknown.png")
     for found in rank(unknown, unknown, np.arange(9), top=8):
         assert found.query not in found.gallery  # its own picture
+
+
+def test_turned_photographs_stand_upright(tmp_path: Path) -> None:
+    photo, turned = Image.new("RGB", (32, 16), "blue"), Image.Exif()
+    photo.paste("red", (0, 0, 16, 16))
+    turned[0x112] = 6  # its left side is the top
+    photo.save(tmp_path / "turned.png", exif=turned)
+    both = Features(
+        torch.eye(2), torch.tensor([0, 0]), torch.tensor([0, 1]), [str(tmp_path / "turned.png")] * 2
+    )
+    draw_rank_list(tmp_path / "list.png", both, both, queries=1)
+    with Image.open(tmp_path / "list.png") as drawn:
+        assert [drawn.getpixel((36, y)) for y in (20, 110)] == [(255, 0, 0), (0, 0, 255)]

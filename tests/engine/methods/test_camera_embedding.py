@@ -136,7 +136,7 @@ def test_training_evaluation_and_what_is_refused(
 
 def test_clusters_of_two_domains(domains: Path, tmp_path: Path) -> None:
     """Both domains' cameras have rows, although they bear the same numbers."""
-    train("configs/cluster_contrast/demo.yml", overrides(domains, tmp_path, *CLUSTERS))
+    train("configs/cluster_contrast/joint.yml", overrides(domains, tmp_path, *CLUSTERS))
     model = read_checkpoint(next(tmp_path.glob("checkpoints/*/last.pt")))["model"]
     assert model["backbone.sie_embed"].shape == (6, 1, 24)
     assert len(set(model["backbone.sie_cameras"][:, 0].tolist())) == 2

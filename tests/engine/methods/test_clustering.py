@@ -27,7 +27,7 @@ from tests.tiny import CPU, differences, overrides, train
 
 STEPS = 3  # an epoch
 DEMOS = {
-    "joint": ["configs/cluster_contrast/demo.yml", "CLUSTER_CONTRAST.SOURCE_EPOCHS", "1"]
+    "joint": ["configs/cluster_contrast/joint.yml", "CLUSTER_CONTRAST.SOURCE_EPOCHS", "1"]
     + ["CLUSTER_CONTRAST.CLUSTER.K1", "10", "CLUSTER_CONTRAST.CLUSTER.DISTANCE", "jaccard"],
     "unsupervised": ["configs/cluster_contrast/demo.yml", "DATASETS.SOURCES", "[]"]
     + ["CLUSTER_CONTRAST.SOURCE_EPOCHS", "0", "CLUSTER_CONTRAST.UPDATE", "mean"]

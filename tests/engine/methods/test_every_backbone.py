@@ -39,6 +39,7 @@ DEMOS = {
     "central_feature": ["INPUT.SIZE", "[96, 96]", "CENTRAL_FEATURE.PATCH_DIM", "8"],
 }
 YAMLS = {"arn": "configs/disentangle/demo.yml", "camera_aware": "configs/demo.yml"}
+YAMLS["cluster_contrast"] = "configs/cluster_contrast/joint.yml"
 YAMLS["central_feature"] = "configs/central_feature/demo_pretrain.yml"
 TOKENS = ("swin_t", "vit_tiny", "vit_tiny_ics", "solider_swin_tiny", "clip_vit_b_16", "timm:test_vit")
 REFUSED = {  # and no others

@@ -416,6 +416,8 @@ def test_bfloat16_full_gradient_and_recompute_stay_finite(domains: Path, tmp_pat
         "0",
         "DATALOADER.ITERS_PER_EPOCH",
         "1",  # emulated on many CPUs
+        "TEST.PERIOD",
+        "0",
     ]
     train(DEMO, arguments(domains, tmp_path, *more))
     assert all(bool(v.isfinite().all()) for v in content(tmp_path)["model"].values())

@@ -168,7 +168,7 @@ def test_the_median_rule() -> None:
     ("config", "start"),
     [
         ("configs/demo.yml", 15),  # 4 of the source, and AGNOSTIC_START 11
-        ("configs/cluster_contrast/demo.yml", 7),
+        ("configs/cluster_contrast/joint.yml", 5),
         ("configs/duke2market.yml", 31),
     ],
 )

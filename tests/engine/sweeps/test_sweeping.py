@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import csv
-import os
 import random
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 
+from tests.processes import Command
 from tests.tiny import overrides
 
 pytestmark = [pytest.mark.slow, pytest.mark.ddp]
@@ -20,19 +19,10 @@ MORE = ["CAMERA_AWARE.SOURCE_EPOCHS=1", "SOLVER.EPOCHS=3", "LOG.RANK_LIST=0", "T
 GRID = ["CAMERA_AWARE.EPS=0.6,0.9"]
 
 
-def start(domains: Path, out: Path, *words: str) -> subprocess.Popen[str]:
-    command = [
-        sys.executable,
-        "-m",
-        "crossreid",
-        "sweep",
-        "configs/demo.yml",
-        *overrides(domains, out),
-        *MORE,
-        *words,
-    ]
-    env = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+def start(domains: Path, out: Path, *words: str) -> Command:
+    return Command(
+        ["sweep", "configs/demo.yml", *overrides(domains, out), *MORE, *words], OMP_NUM_THREADS="1"
+    )
 
 
 def rows(out: Path) -> list[dict[str, str]]:
@@ -82,7 +72,7 @@ def test_a_sweep_killed_at_random_moments_gives_the_table_of_an_unbroken_one(
     for number in (signal.SIGKILL, signal.SIGINT, signal.SIGKILL, None):
         process = start(domains, tmp_path, *words)
         try:
-            said = process.communicate(timeout=chance.uniform(2, 8) if number else 240)[0]
+            said = process.communicate(timeout=chance.uniform(1, 6) if number else 240)[0]
         except subprocess.TimeoutExpired:
             process.send_signal(number)
             said = process.communicate(timeout=60)[0]

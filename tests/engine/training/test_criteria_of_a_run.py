@@ -15,16 +15,19 @@ from tests.tiny import differences, overrides, train
 DEMO = "configs/demo.yml"
 MORE = ("TEST.CLUSTER.K1", "8", "TEST.CLUSTER.K2", "2", "TEST.CLUSTER.EPS", "0.7", "SOLVER.EPOCHS", "4")
 MORE += ("CAMERA_AWARE.SOURCE_EPOCHS", "1", "CHECKPOINT.SELECT", "camera_entropy", "CHECKPOINT.N_SAVED", "9")
+MORE += ("TEST.CRITERIA", "true")
 
 
 def test_criteria_are_logged_and_choose_a_checkpoint(domains: Path, tmp_path: Path) -> None:
-    told = train(DEMO, overrides(domains, tmp_path, *MORE))
+    told = train(DEMO, overrides(domains, tmp_path, *MORE, "LOG.RANK_LIST", "2"))
+    assert (tmp_path / "logs" / "demo" / "ranklist.png").is_file()
     lines = (tmp_path / "logs" / "demo" / "metrics.jsonl").read_text().splitlines()
     found = [json.loads(line) for line in lines if "criteria" in line]
     assert len(found) == 4
     scores = {epoch: line["criteria/camera_entropy"] for epoch, line in enumerate(found, 1)}
     assert all("criteria/density" in line and "target/mAP" in line for line in found)
     assert "criteria/stability" not in found[0]  # nothing to compare with
+    assert all(-1 <= line["criteria/source_guided"] <= 1 for line in found)
     saved = tmp_path / "checkpoints" / "demo"
     best = max(scores, key=lambda epoch: (scores[epoch], -epoch))
     selected, numbered = (
@@ -62,5 +65,7 @@ def test_oracle_is_named_so_and_last_is_the_default(domains: Path, tmp_path: Pat
 def test_a_criterion_needs_images_to_judge() -> None:
     with pytest.raises(ConfigError, match=r"set TEST\.CRITERIA and DATASETS\.ADAPT true"):
         configs.load(DEMO, ["CHECKPOINT.SELECT", "density", "TEST.CRITERIA", "false"])
+    with pytest.raises(ConfigError, match="judges by one labelled source"):
+        configs.load("configs/camera_proxy/demo.yml", ["CHECKPOINT.SELECT", "source_guided"])
     with pytest.raises(ConfigError, match=r"CHECKPOINT\.SELECT is"):
         configs.load(DEMO, ["CHECKPOINT.SELECT", "accuracy"])

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from crossreid.engine.distributed import Nodes, read_nodes
 from crossreid.engine.errors import InputError
+from tests.processes import Command
 from tests.ranks import free_port
 from tests.tiny import overrides
 
@@ -37,17 +35,16 @@ def test_what_does_not_fit_is_named(environment: dict[str, str], words: str) -> 
         read_nodes(environment)
 
 
-def start(domains: Path, out: Path, node: int, port: int, *more: str) -> subprocess.Popen[str]:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
-    environment |= {"NNODES": "2", "NODE_RANK": str(node), "RDZV_ENDPOINT": f"127.0.0.1:{port}"}
-    command = [sys.executable, "train.py", "--devices", "cpu", "configs/demo.yml"]
-    return subprocess.Popen(
-        [*command, *overrides(domains, out, "CAMERA_AWARE.SOURCE_EPOCHS", "1", *more)],
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment,
+def start(domains: Path, out: Path, node: int, port: int, *more: str) -> Command:
+    words = ["train", "--devices", "cpu", "configs/demo.yml"]
+    words += overrides(domains, out, "CAMERA_AWARE.SOURCE_EPOCHS", "1", *more)
+    return Command(
+        words, OMP_NUM_THREADS="1", GLOO_SOCKET_IFNAME="lo", NNODES="2", NODE_RANK=str(node),
+        RDZV_ENDPOINT=f"127.0.0.1:{port}",
     )  # fmt: skip
 
 
-def finish(*agents: subprocess.Popen[str]) -> list[str]:
+def finish(*agents: Command) -> list[str]:
     """What the agents told; none outlives the test."""
     try:
         return [agent.communicate(timeout=180)[0] for agent in agents]

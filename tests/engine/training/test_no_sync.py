@@ -41,7 +41,7 @@ CASES = {
     + ["M3L.PLAIN_EPOCHS", "0"],
     "m3l, joint": ["configs/m3l/demo.yml", "DATALOADER.BATCH_SIZE", "24", "DATALOADER.INSTANCES", "2"]
     + ["M3L.META", "false"],
-    "cluster_contrast": ["configs/cluster_contrast/demo.yml", *CLUSTER],
+    "cluster_contrast": ["configs/cluster_contrast/joint.yml", *CLUSTER],
     "cluster_contrast, unsupervised": [
         "configs/cluster_contrast/demo.yml",
         *CLUSTER,

@@ -6,10 +6,7 @@ Their run is interrupted by a signal to the second machine and resumed; it must 
 
 from __future__ import annotations
 
-import os
 import signal
-import subprocess
-import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +19,7 @@ from crossreid.engine.distributed import Ranks
 from crossreid.engine.errors import InputError
 from crossreid.engine.training.trainer import run
 from crossreid.modeling.weights import read_checkpoint
+from tests.processes import Command
 from tests.ranks import free_port, run_ranks
 from tests.tiny import differences, overrides
 
@@ -33,16 +31,12 @@ EXAMPLE += ["CAMERA_AWARE.INTER_START", "1", "CAMERA_AWARE.MIXUP_START", "1", "S
 EXAMPLE += ["DATALOADER.ITERS_PER_EPOCH", "12", "LOG.PERIOD", "1"]
 
 
-def start(domains: Path, out: Path, devices: str, *more: str, **variables: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "train.py", "--devices", devices, "configs/demo.yml"]
-    return subprocess.Popen(
-        [*command, *overrides(domains, out, *EXAMPLE, *more)],
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", **variables},
-    )  # fmt: skip
+def start(domains: Path, out: Path, devices: str, *more: str, **variables: str) -> Command:
+    words = ["train", "--devices", devices, "configs/demo.yml", *overrides(domains, out, *EXAMPLE, *more)]
+    return Command(words, OMP_NUM_THREADS="1", GLOO_SOCKET_IFNAME="lo", **variables)
 
 
-def start_machines(domains: Path, outs: list[Path], *more: str) -> list[subprocess.Popen[str]]:
+def start_machines(domains: Path, outs: list[Path], *more: str) -> list[Command]:
     """One agent a folder; the last machine starts first, so that order of arrival cannot give the ranks."""
     port, count = free_port(), str(len(outs))
     variables = {"NNODES": count, "RDZV_ENDPOINT": f"127.0.0.1:{port}"}
@@ -53,7 +47,7 @@ def start_machines(domains: Path, outs: list[Path], *more: str) -> list[subproce
     return agents[::-1]
 
 
-def finish(processes: list[subprocess.Popen[str]]) -> list[str]:
+def finish(processes: list[Command]) -> list[str]:
     """What the processes told; none outlives the test."""
     try:
         return [process.communicate(timeout=120)[0] for process in processes]
@@ -82,7 +76,7 @@ class Machines:
     codes: list[list[int]] = field(default_factory=list)
     broken_after: int = 0  # steps
 
-    def end(self, agents: list[subprocess.Popen[str]]) -> None:
+    def end(self, agents: list[Command]) -> None:
         self.told.append(finish(agents))
         self.codes.append([agent.returncode for agent in agents])
 

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
-import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from crossreid.modeling.weights import read_checkpoint
+from tests.processes import Command
 from tests.tiny import differences, overrides, train
 
 # Mixup, the memory's first pass, both neighbourhood losses, momentum and a falling rate are all in play.
@@ -82,16 +80,12 @@ def test_resuming_a_finished_run_changes_nothing(domains: Path, tmp_path: Path, 
     assert not (tmp_path / "checkpoints" / "demo" / "last.pt").exists()
 
 
-def start(domains: Path, out: Path, *more: str, devices: str = "cpu") -> subprocess.Popen[str]:
+def start(domains: Path, out: Path, *more: str, devices: str = "cpu") -> Command:
     arguments = overrides(domains, out, *EXAMPLE, *more)
-    command = [sys.executable, "train.py", "--devices", devices, "configs/demo.yml", *arguments]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment
-    )
+    return Command(["train", "--devices", devices, "configs/demo.yml", *arguments], OMP_NUM_THREADS="1")
 
 
-def wait_for_step(out: Path, step: int, process: subprocess.Popen[str]) -> None:
+def wait_for_step(out: Path, step: int, process: Command) -> None:
     """Wait until the run has recorded a step."""
     file = out / "logs" / "demo" / "metrics.jsonl"
     deadline = time.monotonic() + 120

@@ -38,7 +38,7 @@ def run(own: Path, domains: Path, *more: str) -> str:
 def test_cameras_without_names_are_adapted_to_and_resumed(
     own: Path, domains: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    told = run(own, domains)
+    told = run(own, domains, "TEST.CRITERIA", "true")
     assert "target: cameras/train, 36 images, identities hidden, 3 cameras" in told
     assert "has no query and gallery with identities: nothing is scored" in told
     assert "not evaluated, it has no query and gallery" in told
