@@ -26,7 +26,7 @@ from crossreid.modeling.pseudo_labels import PseudoLabels
 
 def objects(make: Callable[..., Optimizer] = AdamW, **options: Any) -> dict[str, Any]:
     """A run's state after one step."""
-    torch.manual_seed(0)
+    torch.default_generator.manual_seed(0)  # torch.manual_seed walks the whole stack for CUDA's sake
     network = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
     optimizer = make(network.parameters(), lr=0.1, **options)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda epoch: 0.5**epoch)
