@@ -97,7 +97,9 @@ def open_index(folder: str | Path) -> Index:
     try:
         meta = json.loads((folder / META).read_text(encoding="utf-8"))
         if meta["format"] != FORMAT:
-            raise InputError(f"{folder} is an index of format {meta['format']}, this version reads {FORMAT}")
+            raise InputError(
+                f"{folder} is an index of format {str(meta['format'])[:40]!r}, this version reads {FORMAT}"
+            )
         vectors = np.load(folder / VECTORS, mmap_mode="c", allow_pickle=False)
         columns = read_columns(folder / PHOTOS, camera_names(meta["cameras"]))
         shape = (meta["count"], meta["dim"])

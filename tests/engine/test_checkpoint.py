@@ -117,6 +117,7 @@ def test_another_type_or_shape_is_refused_by_name(keys: tuple[Any, ...], change:
         (("optimizer", "param_groups", 0, "params"), [0, 1]),
         (("scheduler",), 1),
         (("scheduler", "last_epoch"), 1.5),
+        (("optimizer", "param_groups", 0, "params", 1), 0),
         (("scheduler", "base_lrs"), [0.1, 0.1]),
         (("scheduler", "_last_lr"), None),
         (("scaler",), "none"),
