@@ -30,10 +30,11 @@ from crossreid.engine.evaluation.report import (
 from crossreid.engine.evaluation.retrieval import Features
 from crossreid.engine.files import write_whole
 from crossreid.engine.log import LOGGER, setup_text
-from crossreid.engine.reading import build_evaluation, read
+from crossreid.engine.reading import build_evaluation, dataset_root, read
 
 __all__ = ["load_extractor", "main"]
 CONFIG = "-config.yml"  # beside features: how they were made
+PLACE = "dataset.txt"  # in a folder of features: of what
 HELP = """examples:
   python eval.py 0 checkpoints/duke2market/best.pt --dataset market --rerank
   python eval.py cpu checkpoints/demo/best.pt TEST.CAMERA_PAIRS true TEST.ROC true
@@ -103,8 +104,10 @@ def _main(options: argparse.Namespace) -> None:
     target = build_evaluation(cfg, cfg.DATASETS.TARGET)
     extractor.to(ranks.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     features = extract_query_gallery(cfg, extractor, target, ranks)
-    folder, run = Path(cfg.OUTPUT_DIR) / "features" / features_folder(target.name), f"{cfg.NAME}-{path.stem}"
+    folder, told = features_folder(Path(cfg.OUTPUT_DIR) / "features", cfg, target.name)
+    run = f"{cfg.NAME}-{path.stem}"
     try:
+        write_whole(folder / PLACE, lambda file: file.write(told.encode(errors="surrogateescape")))
         files = save_features(folder, run, *features)
         write_whole(folder / f"{run}{CONFIG}", lambda file: file.write(cfg.dump().encode()))
     except OSError as error:
@@ -120,13 +123,29 @@ def _report(path: str, about: Subject) -> None:
     print(f"\n{write_report(Path(path), about)}")  # noqa: T201
 
 
-def features_folder(dataset: str) -> str:
-    """The folder of a dataset's features; of a path the last name and a digest of the whole."""
+def features_folder(parent: Path, cfg: CfgNode, dataset: str) -> tuple[Path, str]:
+    """The folder of a dataset's features, and what its file ``dataset.txt`` says, so that no two targets share it.
+
+    The folder bears the dataset's name, with a digest behind it for one's own data, and for a known dataset whose name
+    is taken by one in another root, of another subset, or of other sizes.
+    """
     kind, _, place = dataset.partition(":")
-    if not place or kind == "synthetic":
-        return dataset.replace(":", "-")
-    whole = Path(place).expanduser().resolve()
-    return f"{whole.stem}-{hashlib.sha256(str(whole).encode(errors='surrogateescape')).hexdigest()[:8]}"
+    if place and kind != "synthetic":
+        told, name = str(Path(place).expanduser().resolve()), Path(place).expanduser().resolve().stem
+        return parent / f"{name}-{_digest(told)}", told
+    told = f"{dataset} in {Path(dataset_root(cfg)).expanduser().resolve()}"
+    told += f", {cfg.DATASETS.SUBSET}" * kind.startswith("cuhk")
+    told += "".join(f", {k} {v}" for k, v in sorted(cfg.DATASETS.SYNTHETIC.items())) * bool(place)
+    folder = parent / dataset.replace(":", "-")
+    try:
+        taken = (folder / PLACE).read_bytes() != told.encode(errors="surrogateescape")
+    except OSError:
+        taken = False
+    return (parent / f"{folder.name}-{_digest(told)}" if taken else folder), told
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()[:8]
 
 
 def _saved_config(file: Path, config: str | None, overrides: list[str]) -> CfgNode:

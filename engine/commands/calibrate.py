@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from crossreid.engine.deploy.calibration import Truth
+    from crossreid.engine.deploy.index import Index
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -39,7 +40,7 @@ def _main(arguments: list[str] | None) -> None:
 
     from crossreid.engine.deploy.calibration import calibrate, draw, table
 
-    vectors, truth, digest, checkpoint, keep = _read(options.source, options.distinct)
+    vectors, truth, digest, checkpoint, keep = _read(options.source, options.distinct, options.fmr)
     result = calibrate(vectors, truth, wanted=options.fmr)
     summary = result.summary(options.fmr, digest)
     print(table(result))
@@ -50,7 +51,7 @@ def _main(arguments: list[str] | None) -> None:
     _store_in_checkpoint(options.checkpoint or checkpoint, summary)
 
 
-def _read(source: Path, distinct: bool) -> tuple[np.ndarray, Truth, str, Path | None, Any]:
+def _read(source: Path, distinct: bool, fmr: float) -> tuple[np.ndarray, Truth, str, Path | None, Any]:
     """Vectors, what is known of them, the digest, the checkpoint, and what keeps the result."""
     from crossreid.engine.deploy.calibration import from_cameras, from_labels, read_features
     from crossreid.engine.deploy.index import open_index
@@ -81,7 +82,36 @@ def _read(source: Path, distinct: bool) -> tuple[np.ndarray, Truth, str, Path | 
         print(f"stored: {source}")
         return source / "calibration.png"
 
-    return index.vectors, truth, index.digest, Path(index.meta["checkpoint"]), inside
+    vectors, truth = _fresh(index, truth, fmr)
+    return vectors, truth, index.digest, Path(index.meta["checkpoint"]), inside
+
+
+def _fresh(index: Index, truth: Truth, fmr: float) -> tuple[np.ndarray, Truth]:
+    """The photos that the network was not trained on, if they suffice for the rate, else all with a word of warning."""
+    import os
+
+    import numpy as np
+
+    from crossreid.engine.deploy.calibration import shows
+    from crossreid.engine.deploy.training_photos import training_photos
+
+    known = training_photos(Path(index.meta["checkpoint"]))
+    seen = np.array([os.path.realpath(path) in known for path in index.columns.paths], bool)
+    if not (count := int(seen.sum())):
+        return index.vectors, truth
+    rows = np.flatnonzero(~seen)
+    fresh = truth.take(
+        rows, f"{truth.assumption}; {count:,} photos that the network was trained on are left out"
+    )
+    if shows(fresh, fmr):
+        return index.vectors[rows], fresh
+    print(
+        f"warning: the network was trained on {count:,} of these {len(seen):,} photos and tells their people apart "
+        f"better than others: fresh photos will exceed a rate of {fmr:g}, outside its interval. Add photos that it has "
+        f"not seen (crossreid index ... --out {index.folder}) and calibrate again: those alone count if they suffice"
+    )
+    words = f"{truth.assumption}; the network was trained on {count:,} of the {len(seen):,} photos"
+    return index.vectors, truth.take(np.arange(len(seen)), words)
 
 
 def _store_in_checkpoint(path: Path | None, summary: dict[str, Any]) -> None:

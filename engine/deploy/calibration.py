@@ -13,43 +13,17 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional as F
 
+from crossreid.engine.deploy.pair_truth import Truth, from_cameras, from_labels
 from crossreid.engine.errors import InputError
 from crossreid.engine.evaluation.features import Features
 
+__all__ = ["Truth", "calibrate", "from_cameras", "from_labels"]
 RATES = (1e-2, 1e-3, 1e-4)
 FEWEST = 10  # pairs of different people above a threshold, below which it shows nothing
 BINS = 200  # of the histograms, over -1..1
 MOST_ROWS = 4000  # photos that are compared with all others; evenly spread beyond
 RESAMPLES = 200
 Array = NDArray[Any]
-
-
-@dataclass(frozen=True)
-class Truth:
-    """What is known of N photos.
-
-    Args:
-        groups: [N] photos of one group are of one person (an identity or a track); -1: unknown.
-        cameras: [N].
-        starts, ends: [N] when the photo's track was seen, for pairs by moment; None: groups are identities.
-        assumption: in words.
-    """
-
-    groups: Array
-    cameras: Array
-    starts: Array | None
-    ends: Array | None
-    assumption: str
-
-    def pairs(self, row: int) -> tuple[Array, Array]:
-        """Masks [N] of the photos that show the same person as photo ``row``, and of those that show another."""
-        known = self.groups >= 0
-        equal = known & (self.groups == self.groups[row]) & (self.groups[row] >= 0)
-        if self.starts is None or self.ends is None:
-            here = known[row] & known
-            return equal & (self.cameras != self.cameras[row]), here & ~equal
-        together = (self.starts <= self.ends[row]) & (self.ends >= self.starts[row])  # False for NaN
-        return equal, ~equal & together & (self.cameras == self.cameras[row])
 
 
 @dataclass(frozen=True)
@@ -111,47 +85,6 @@ def _values(t: Threshold) -> dict[str, float | None]:
     return {**values, "hits": None if math.isnan(t.hits) else t.hits}
 
 
-def from_labels(pids: Array, cameras: Array) -> Truth:
-    """Labelled pairs: one person across cameras against different people; -1 is left out."""
-    return Truth(pids, cameras, None, None, "identities as labelled; pairs of one person are across cameras")
-
-
-def from_cameras(
-    cameras: Array, times: Array, tracks: Array, *, distinct: bool = False, origin: str = "the photos"
-) -> Truth:
-    """Pairs without labels: photos of one camera at one moment are different people, a track is one person.
-
-    Args:
-        cameras: [N].
-        times: [N]; NaN: unknown.
-        tracks: [N] codes; -1: unknown.
-        distinct: assume that every two photos of one camera outside a track are different people, whatever the time.
-
-    Raises:
-        InputError: neither times nor ``distinct``: nothing tells different people apart.
-    """
-    starts, ends = times.astype(np.float64).copy(), times.astype(np.float64).copy()
-    for track in np.unique(tracks[tracks >= 0]):
-        rows = tracks == track
-        if not np.isnan(times[rows]).all():
-            starts[rows], ends[rows] = np.nanmin(times[rows]), np.nanmax(times[rows])
-    if distinct:
-        starts, ends = np.zeros(len(times)), np.zeros(len(times))
-        words = "every two photos of one camera that are not of one track are different people"
-    elif np.isnan(starts).all():
-        raise InputError(
-            f"{origin}: neither identities nor times are known, so that nothing shows which photos are of different "
-            "people: give a CSV with pid or time, or assume that all photos of a camera are different people with "
-            "--distinct"
-        )
-    else:
-        words = "photos or tracks of one camera at the same moment are different people"
-    words += (
-        "; photos of a track are one person" if (tracks >= 0).any() else "; no pairs of one person are known"
-    )
-    return Truth(tracks, cameras, starts, ends, words)
-
-
 def calibrate(
     vectors: Array,
     truth: Truth,
@@ -163,8 +96,9 @@ def calibrate(
     """Thresholds for false match rates.
 
     The threshold for rate f of n pairs of different people is the score of rank floor(f n) + 1 from above, so that at
-    most floor(f n) pairs lie above it. Intervals are percentiles over 200 resamples of photos (of identities where
-    they are known): pairs that share a photo are not independent.
+    most floor(f n) pairs lie above it. Intervals are percentiles over 200 resamples of identities, of tracks, or of
+    stretches of time where people are unknown: pairs that share a person are not independent. They hold for people whom
+    the network was trained on as little as those who were drawn.
 
     Args:
         vectors: [N, D] unit vectors.
@@ -201,25 +135,32 @@ def calibrate(
     )
 
 
+def shows(truth: Truth, rate: float) -> bool:
+    """Whether photos have enough pairs of different people for a false match rate."""
+    count = 0
+    for row in range(len(truth.groups)):
+        count += int(truth.pairs(row)[1][row + 1 :].sum())
+        if rate * count >= FEWEST:
+            return True
+    return False
+
+
 @dataclass(frozen=True)
 class _Scan:
     """All pairs in short: counts, the highest scores of different people, the scores of one person."""
 
     count: int  # pairs of different people
     tail: Array  # [T] their highest scores, falling
-    left: Array  # [T] group of one photo of each of these pairs
+    left: Array  # [T] unit of one photo of each of these pairs
     right: Array  # [T] and of the other
-    pairs_of: Array  # [G] pairs of different people by the group of their first photo
+    pairs_of: Array  # [G] pairs of different people by the unit of their first photo
     same_scores: Array
     different: Array
     groups: int
 
 
 def _scan(vectors: Array, truth: Truth, rows: Array, rate: float) -> _Scan:
-    units = np.where(
-        truth.groups >= 0, truth.groups, truth.groups.max(initial=-1) + 1 + np.arange(len(vectors))
-    )
-    _, units = np.unique(units, return_inverse=True)
+    _, units = np.unique(truth.units, return_inverse=True)
     groups = int(units.max()) + 1
     tail, left, right, same_scores = [], [], [], []
     different, pairs_of = np.zeros(BINS, np.int64), np.zeros(groups)
@@ -277,7 +218,7 @@ def _threshold(scan: _Scan, rate: float, seed: int) -> Threshold:
         weight = np.bincount(rng.integers(0, scan.groups, scan.groups), minlength=scan.groups).astype(
             np.float64
         )
-        pairs = weight[scan.left] * weight[scan.right]
+        pairs = weight[scan.left] * np.where(scan.left == scan.right, 1.0, weight[scan.right])
         total = float((scan.pairs_of * weight).sum())  # the second photo's weight is 1 in the mean
         above = np.cumsum(pairs)
         place = int(np.searchsorted(above, rate * total, "right"))

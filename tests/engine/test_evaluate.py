@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from crossreid import configs
-from crossreid.engine.evaluate import load_extractor, main
+from crossreid.engine.evaluate import features_folder, load_extractor, main
 from crossreid.engine.log import LOGGER
 from crossreid.engine.reading import with_absolute_data
 from crossreid.modeling.weights import read_checkpoint
@@ -96,6 +96,32 @@ def test_another_dataset_flip_and_features_only(trained: Path) -> None:
     main([*arguments, "--flip"])
     with np.load(folder / "demo-last-query.npz") as file:
         assert np.abs(file["vectors"] - plain).max() > 1e-3
+
+
+def test_features_of_two_targets_never_share_a_folder(tmp_path: Path) -> None:
+    def folder(dataset: str, *overrides: str) -> Path:
+        found, told = features_folder(tmp_path, configs.load("configs/demo.yml", list(overrides)), dataset)
+        found.mkdir(exist_ok=True)
+        (found / "dataset.txt").write_text(told)
+        return found
+
+    targets = [
+        ("synthetic:winter",),
+        ("synthetic:winter", "DATASETS.SYNTHETIC.CAMERAS", "3"),
+        ("synthetic:winter", "DATASETS.SYNTHETIC.SEED", "3"),
+        ("synthetic:winter", "DATASETS.ROOT", "/elsewhere"),
+        ("market",),
+        ("market", "DATASETS.ROOT", "/elsewhere"),
+        ("cuhk",),
+        ("cuhk", "DATASETS.SUBSET", "detected"),
+        ("folder:/a/reid",),
+        ("folder:/b/reid",),
+    ]
+    found = [folder(*target) for target in targets]
+    assert len(set(found)) == len(targets)
+    assert found[0].name == "synthetic-winter"
+    assert found[4].name == "market"
+    assert [folder(*target) for target in targets] == found
 
 
 def test_checkpoints_of_others(domains: Path, trained: Path, tmp_path: Path) -> None:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from crossreid import Embedder
+from crossreid import Embedder, configs
 from crossreid.engine.commands import main
 from crossreid.engine.deploy.calibration import calibrate, from_cameras, from_labels, labelled
 from crossreid.engine.deploy.index import build_index, open_index
 from crossreid.engine.deploy.photos import list_photos
+from crossreid.engine.deploy.training_photos import training_photos
 from crossreid.engine.errors import InputError
 from crossreid.engine.evaluation.features import Features
 from crossreid.modeling.weights import read_checkpoint
@@ -69,6 +72,98 @@ def test_fresh_people_meet_the_rate_within_its_interval() -> None:
         spread = (t.rate_high - t.rate_low) / 2
         reached += abs(wrong - t.rate) <= np.sqrt(2) * spread
     assert reached >= 17
+
+
+def passers(seed: int, moments: int = 240, stay: int = 12) -> tuple[np.ndarray, np.ndarray]:
+    """Unit vectors and moments of one camera: at each moment three people, each of whom stays for a dozen."""
+    rng = np.random.default_rng(seed)
+    rows, times = [], []
+    for lane in range(3):
+        people = rng.standard_normal((moments // stay + 2, 16))
+        for moment in range(moments):
+            person = people[(moment + 4 * lane) // stay]
+            rows.append(person + 0.4 * rng.standard_normal(16))
+            times.append(float(moment))
+    vectors = np.array(rows)
+    return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32), np.array(times)
+
+
+def test_people_who_stay_make_moments_dependent() -> None:
+    """Without identities stretches of time are drawn anew: wider intervals than single photos would give."""
+    reached, wide, narrow = 0, 0.0, 0.0
+    for seed in range(8):
+        vectors, times = passers(seed, moments=300, stay=30)
+        truth = from_cameras(np.zeros(len(times), int), times, np.full(len(times), -1))
+        t = calibrate(vectors, truth, (0.1,)).thresholds[0]
+        alone = calibrate(
+            vectors, dataclasses.replace(truth, units=np.arange(len(times))), (0.1,)
+        ).thresholds[0]
+        fresh, when = passers(1000 + seed, moments=3000, stay=30)
+        scores = fresh[np.argsort(when, kind="stable")].reshape(3000, 3, 16)
+        wrong = [
+            float(np.mean((scores[:, i] * scores[:, j]).sum(1) >= t.threshold))
+            for i, j in ((0, 1), (0, 2), (1, 2))
+        ]
+        reached += t.rate_low <= np.mean(wrong) <= t.rate_high
+        wide, narrow = wide + t.rate_high - t.rate_low, narrow + alone.rate_high - alone.rate_low
+    assert reached >= 6
+    assert wide > 1.1 * narrow
+
+
+def test_stretches_of_time() -> None:
+    """Twenty a camera, whatever the unit of time; a track is one unit."""
+    times, cameras = np.arange(400) * 0.04, np.repeat([0, 1], 200)
+    tracks = np.full(400, -1)
+    tracks[100:150] = 7
+    units = from_cameras(cameras, times, tracks).units
+    assert len(np.unique(units[200:])) == 20
+    assert len(np.unique(units[100:150])) == 1
+    assert not set(units[:200]) & set(units[200:])
+
+
+def test_photos_that_the_network_has_seen_do_not_count(
+    checkpoint: Path,
+    cameras: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Those that it has not seen count alone if they suffice; else a warning, and what is stored says so."""
+    photos = list_photos(cameras)
+    index = str(tmp_path / "index")
+    build_index(Embedder(checkpoint, device="cpu"), cameras, tmp_path / "index")
+    known = {os.path.realpath(photo.path) for photo in photos[::2]}
+    monkeypatch.setattr("crossreid.engine.deploy.training_photos.training_photos", lambda _: known)
+    main(["calibrate", index, "--distinct", "--fmr", "0.3"])
+    told = capsys.readouterr().out
+    assert f"{len(known)} photos that the network was trained on are left out" in told
+    assert "warning" not in told
+    first = open_index(index).meta["calibration"]
+    left = [i for i, photo in enumerate(photos) if os.path.realpath(photo.path) not in known]
+    opened = open_index(index)
+    truth = from_cameras(
+        opened.columns.cameras[left], np.full(len(left), np.nan), np.full(len(left), -1), distinct=True
+    )
+    assert first["same"] == calibrate(opened.vectors[left], truth, wanted=0.3).summary(0.3, "")["same"]
+
+    known.update(os.path.realpath(photo.path) for photo in photos[2:])
+    main(["calibrate", index, "--distinct", "--fmr", "0.2"])
+    told = capsys.readouterr().out
+    assert f"warning: the network was trained on {len(known)} of these {len(photos)} photos" in told
+    assert "was trained on" in open_index(index).meta["calibration"]["assumption"]
+
+
+def test_which_photos_a_run_has_seen(checkpoint: Path, cameras: Path, tmp_path: Path) -> None:
+    content = read_checkpoint(checkpoint)
+    assert training_photos(checkpoint) == set(), "built-in domains are nobody's photos"
+    cfg, _ = configs.restore(content["config"], ["DATASETS.TARGET", f"cameras:{cameras}"])
+    torch.save({**content, "config": cfg.dump()}, tmp_path / "adapted.pt")
+    assert training_photos(tmp_path / "adapted.pt") == {
+        os.path.realpath(p.path) for p in list_photos(cameras)
+    }
+    cfg, _ = configs.restore(content["config"], ["DATASETS.TARGET", "cameras:/gone"])
+    torch.save({**content, "config": cfg.dump()}, tmp_path / "moved.pt")
+    assert training_photos(tmp_path / "moved.pt") == training_photos(tmp_path / "no.pt") == set()
 
 
 def _with_truth(made: tuple[np.ndarray, np.ndarray, np.ndarray]) -> tuple[np.ndarray, object]:
