@@ -109,7 +109,7 @@ def test_losses_compare_the_right_things(
         assert batches["source"].pids[i] == batches["source"].pids[partner]
         torch.testing.assert_close(back[i], source[partner])
     identity, pose = seen.calls["orthogonality"]
-    assert identity.shape == pose.shape == (16, 256)
+    assert identity.shape == pose.shape == (16, 128)
     assert torch.equal(seen.calls["contrastive"][0], identity[:8])
     assert torch.equal(seen.calls["contrastive"][1], batches["source"].pids)
     assert torch.equal(seen.calls["mmd"][0], identity[8:])
