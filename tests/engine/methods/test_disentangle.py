@@ -326,7 +326,7 @@ def test_bad_config(domains: Path, tmp_path: Path, more: list[str], told: str) -
     [
         (
             ["INPUT.SIZE", "[30, 16]"],
-            r"INPUT.SIZE \[30, 16\] must be divisible by 8, .* tiny, .* \[32, 16\] would do",
+            r"INPUT.SIZE \[30, 16\] must be divisible by 8, .* tiny_half, .* \[32, 16\] would do",
         ),
         (["MODEL.BACKBONE", "resnet18", "MODEL.LAST_STRIDE", "2"], "must be divisible by 32, the stride of"),
         (["MODEL.BACKBONE", "resnet18", "INPUT.SIZE", "[64, 32]"], r"DECODER_WIDTHS \[16, 8\] holds too few"),
