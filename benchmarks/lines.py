@@ -13,66 +13,20 @@ from collections import Counter
 from pathlib import Path
 
 FOLDERS = ("configs", "datasets", "datasets/synthetic", "engine", "losses", "modeling")
-NEW = [
-    "configs/bau",
-    "configs/camera_proxy",
-    "configs/cluster",
-    "configs/supervised",
-    "configs/paths",
-    "configs/shared_checks",
-    "datasets/cameras",
-    "datasets/cuhk_sysu",
-    "datasets/duplicates",
-    "datasets/listing",
-    "datasets/raw_crops",
-    "engine/arithmetic",
-    "engine/commands/",
-    "engine/comparison/",
-    "engine/deploy/",
-    "engine/fitting",
-    "engine/sweeps/",
-    "engine/trackers",
-    "engine/evaluation/camera_",
-    "engine/evaluation/clusters",
-    "engine/evaluation/criteria",
-    "engine/methods/arn_step",
-    "engine/methods/bau",
-    "engine/methods/camera_proxy",
-    "engine/methods/cluster_contrast",
-    "engine/methods/relabel",
-    "engine/methods/supervised",
-    "engine/training/adapt",
-    "engine/training/stages",
-    "engine/training/watch",
-    "losses/alignment",
-    "losses/clusters",
-    "losses/proxies",
-    "modeling/aligned_net",
-    "modeling/arn",
-    "modeling/batch_groups",
-    "modeling/clip",
-    "modeling/cluster",
-    "modeling/controlled_memory",
-    "modeling/conversion",
-    "modeling/efficientnet_names",
-    "modeling/families",
-    "modeling/foreign_names",
-    "modeling/ibn",
-    "modeling/jpm",
-    "modeling/osnet",
-    "modeling/paul_weights",
-    "modeling/pooling",
-    "modeling/positions",
-    "modeling/pseudo_labels",
-    "modeling/side_information",
-    "modeling/strong_net",
-    "modeling/swin",
-    "modeling/timm_nets",
-    "modeling/torchvision_nets",
-    "modeling/transformer",
-    "modeling/vit",
-    "modeling/whole_networks",
-]
+NEW = """
+configs/bau configs/camera_proxy configs/cluster configs/supervised configs/paths configs/shared_checks
+datasets/cameras datasets/cuhk_sysu datasets/duplicates datasets/listing datasets/raw_crops
+engine/arithmetic engine/commands/ engine/comparison/ engine/deploy/ engine/fitting engine/sweeps/
+engine/trackers engine/evaluation/camera_ engine/evaluation/clusters engine/evaluation/criteria
+engine/methods/arn_step engine/methods/bau engine/methods/camera_proxy engine/methods/cluster_contrast
+engine/methods/relabel engine/methods/supervised engine/training/adapt engine/training/stages
+engine/training/watch losses/alignment losses/clusters losses/proxies modeling/aligned_net modeling/arn
+modeling/batch_groups modeling/clip modeling/cluster modeling/controlled_memory modeling/conversion
+modeling/efficientnet_names modeling/families modeling/foreign_names modeling/ibn modeling/jpm
+modeling/osnet modeling/paul_weights modeling/pooling modeling/positions modeling/pseudo_labels
+modeling/side_information modeling/strong_net modeling/swin modeling/timm_nets modeling/torchvision_nets
+modeling/transformer modeling/vit modeling/whole_networks
+""".split()  # noqa: SIM905
 SILENT = (
     tokenize.COMMENT,
     tokenize.NL,

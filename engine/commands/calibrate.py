@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from crossreid.engine.errors import InputError, guarded
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import numpy as np
 
     from crossreid.engine.deploy.calibration import Truth
@@ -30,29 +32,43 @@ def _main(arguments: list[str] | None) -> None:
         prog="crossreid calibrate", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("source", type=Path, metavar="INDEX|FEATURES")
+    parser.add_argument(
+        "overrides", nargs="*", help="KEY VALUE pairs of the checkpoint that keeps the result"
+    )
     parser.add_argument("--fmr", type=float, default=1e-3, help="false match rate of the stored threshold")
     parser.add_argument("--distinct", action="store_true", help="photos of a camera are all different people")
     parser.add_argument("--png", type=Path, metavar="F", help="histograms; default: beside the result")
     parser.add_argument("--checkpoint", type=Path, help="to store the result in; default: the index's")
-    options = parser.parse_args(arguments)
+    options = parser.parse_intermixed_args(arguments)
     if not 0 < options.fmr < 0.5:
         raise InputError(f"--fmr {options.fmr}: give a rate between 0 and 0.5, such as 1e-3")
 
     from crossreid.engine.deploy.calibration import calibrate, draw, table
 
-    vectors, truth, digest, checkpoint, keep = _read(options.source, options.distinct, options.fmr)
-    result = calibrate(vectors, truth, wanted=options.fmr)
-    summary = result.summary(options.fmr, digest)
+    source = _read(options.source, options.distinct, options.fmr)
+    result = calibrate(source.vectors, source.truth, wanted=options.fmr)
+    summary = result.summary(options.fmr, source.digest)
     print(table(result))
-    beside = keep(summary)
+    beside = source.keep(summary)
     picture = options.png or beside
     draw(picture, result)
     print(f"histograms: {picture}")
-    _store_in_checkpoint(options.checkpoint or checkpoint, summary)
+    overrides = [*source.overrides, *options.overrides]
+    _store_in_checkpoint(options.checkpoint or source.checkpoint, summary, overrides)
 
 
-def _read(source: Path, distinct: bool, fmr: float) -> tuple[np.ndarray, Truth, str, Path | None, Any]:
-    """Vectors, what is known of them, the digest, the checkpoint, and what keeps the result."""
+class Source(NamedTuple):
+    """What thresholds come from, and ``keep``, which stores them and gives the picture's path."""
+
+    vectors: np.ndarray
+    truth: Truth
+    digest: str
+    checkpoint: Path | None
+    keep: Callable[[dict[str, Any]], Path]
+    overrides: list[str]  # that the vectors were made with
+
+
+def _read(source: Path, distinct: bool, fmr: float) -> Source:
     from crossreid.engine.deploy.calibration import from_cameras, from_labels, read_features
     from crossreid.engine.deploy.index import open_index
 
@@ -67,7 +83,7 @@ def _read(source: Path, distinct: bool, fmr: float) -> tuple[np.ndarray, Truth, 
             print(f"stored: {path}")
             return path.with_suffix(".png")
 
-        return vectors, from_labels(pids, cams), "", None, beside
+        return Source(vectors, from_labels(pids, cams), "", None, beside, [])
     index = open_index(source)
     columns = index.columns
     if (columns.persons >= 0).any() and not distinct:
@@ -83,7 +99,7 @@ def _read(source: Path, distinct: bool, fmr: float) -> tuple[np.ndarray, Truth, 
         return source / "calibration.png"
 
     vectors, truth = _fresh(index, truth, fmr)
-    return vectors, truth, index.digest, Path(index.meta["checkpoint"]), inside
+    return Source(vectors, truth, index.digest, Path(index.meta["checkpoint"]), inside, index.overrides)
 
 
 def _fresh(index: Index, truth: Truth, fmr: float) -> tuple[np.ndarray, Truth]:
@@ -114,7 +130,7 @@ def _fresh(index: Index, truth: Truth, fmr: float) -> tuple[np.ndarray, Truth]:
     return index.vectors, truth.take(np.arange(len(seen)), words)
 
 
-def _store_in_checkpoint(path: Path | None, summary: dict[str, Any]) -> None:
+def _store_in_checkpoint(path: Path | None, summary: dict[str, Any], overrides: list[str]) -> None:
     from crossreid.engine import checkpoint
     from crossreid.engine.deploy.embedder import Embedder
 
@@ -123,7 +139,7 @@ def _store_in_checkpoint(path: Path | None, summary: dict[str, Any]) -> None:
     if not path.is_file():
         print(f"not stored in the checkpoint: {path} is not there")
         return
-    digest = Embedder(path, device="cpu").digest
+    digest = Embedder(path, device="cpu", overrides=overrides).digest
     if summary["digest"] not in ("", digest):
         print(f"not stored in the checkpoint: {path} holds another network or other preprocessing")
         return

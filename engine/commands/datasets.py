@@ -248,5 +248,8 @@ def _main(arguments: argparse.Namespace) -> None:
         splits = load(name, root, subset=subset, missing="keep")
         print("\n".join(report(splits, arguments.workers, not arguments.no_decode)))
         path = arguments.output / f"{sheet_name(name, subset)}.png"
-        contact_sheet(splits).save(path)
+        try:
+            contact_sheet(splits).save(path)
+        except OSError as error:
+            raise DatasetError(f"the contact sheet {path} cannot be written: {error}") from None
         print(f"  contact sheet: {path}\n")

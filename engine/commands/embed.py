@@ -7,6 +7,7 @@ needs the package pyarrow.
 from __future__ import annotations
 
 import argparse
+import importlib.util
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +36,8 @@ def _main(arguments: list[str] | None) -> None:
     options = parser.parse_intermixed_args(arguments)
     if options.out.suffix not in (".npz", ".parquet"):
         raise InputError(f"--out {options.out}: give a name that ends in .npz or .parquet")
+    if options.out.suffix == ".parquet" and importlib.util.find_spec("pyarrow") is None:
+        raise InputError(f"--out {options.out}: parquet needs pyarrow: pip install pyarrow, or write .npz")
     paths, overrides = key_values(options.paths)
 
     from crossreid.engine.deploy.embedder import Embedder
@@ -59,13 +62,9 @@ def _write(out: Path, vectors: NDArray[np.float32], files: list[str], digest: st
                 with partial.open("wb") as file:
                     np.savez(file, vectors=vectors, paths=np.array(files), digest=np.array(digest))
                 return
-            try:
-                import pyarrow
-                import pyarrow.parquet
-            except ModuleNotFoundError:
-                raise InputError(
-                    f"--out {out}: parquet needs pyarrow: pip install pyarrow, or write .npz"
-                ) from None
+            import pyarrow
+            import pyarrow.parquet
+
             columns = {"path": files, "vector": list(vectors)}
             table = pyarrow.table(columns).replace_schema_metadata({"digest": digest})
             pyarrow.parquet.write_table(table, partial)

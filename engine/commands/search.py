@@ -10,6 +10,7 @@ import math
 import os
 from pathlib import Path
 
+from crossreid.engine.commands import key_values
 from crossreid.engine.errors import InputError, guarded
 
 
@@ -23,7 +24,9 @@ def _parser() -> argparse.ArgumentParser:
         prog="crossreid search", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("index", type=Path)
-    parser.add_argument("photos", nargs="+", metavar="PHOTO", help="of one person")
+    parser.add_argument(
+        "photos", nargs="+", metavar="PHOTO", help="of one person; then KEY VALUE pairs if any"
+    )
     parser.add_argument("--top", type=int, default=10, help="hits")
     parser.add_argument("--camera", action="append", default=[], metavar="C", help="this camera; repeatable")
     parser.add_argument("--exclude-camera", action="append", default=[], metavar="C", help="repeatable")
@@ -51,7 +54,8 @@ def _main(arguments: list[str] | None) -> None:
     from crossreid.engine.deploy.search import Filter, person, same_camera, search
 
     index = open_index(options.index)
-    photos = [os.path.abspath(path) for path in expand(options.photos)]  # noqa: PTH100
+    words, overrides = key_values(options.photos)
+    photos = [os.path.abspath(path) for path in expand(words)]  # noqa: PTH100
     exclude = set(options.exclude_camera)
     if options.other_cameras:
         exclude |= same_camera(photos, index)
@@ -62,7 +66,7 @@ def _main(arguments: list[str] | None) -> None:
         parse_time(options.end) if options.end else math.inf,
     )
     only.mask(index)  # what is wrong is reported before the network is loaded
-    vectors = index.embedder(options.checkpoint, options.device)(photos)
+    vectors = index.embedder(options.checkpoint, options.device, overrides)(photos)
     find = search_faiss if options.faiss else search
     hits = find(index, person(vectors), top=options.top, only=only, rerank=options.rerank)
     calibration = index.meta.get("calibration")

@@ -23,12 +23,13 @@ def _main(arguments: list[str] | None) -> None:
         prog="crossreid serve", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("index", type=Path)
+    parser.add_argument("overrides", nargs="*", help="KEY VALUE pairs")
     parser.add_argument("--port", type=int, default=8000)
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on")
     parser.add_argument("--token", default="", help="needed for any address but this machine's own")
     parser.add_argument("--checkpoint", help="if it is no longer where the index was made from")
     parser.add_argument("--device", help="cpu, or a GPU's id; default: a GPU if there is one")
-    options = parser.parse_args(arguments)
+    options = parser.parse_intermixed_args(arguments)
     if not 0 < options.port < 65536:
         raise InputError(f"--port {options.port}: give a number from 1 to 65535")
     if not loopback(options.host) and len(options.token) < 8:
@@ -43,7 +44,8 @@ def _main(arguments: list[str] | None) -> None:
     import uvicorn
 
     index = open_index(options.index)
-    app = create_app(index, index.embedder(options.checkpoint, options.device), token=options.token)
+    embedder = index.embedder(options.checkpoint, options.device, options.overrides)
+    app = create_app(index, embedder, token=options.token)
     shown = f"?token={options.token}" if options.token else ""
     print(f"http://{options.host}:{options.port}/{shown}   (Ctrl-C ends it)", flush=True)
     uvicorn.run(app, host=options.host, port=options.port, log_level="warning")

@@ -64,8 +64,18 @@ class Index:
                 f"{self.meta.get('checkpoint')}, or make the index anew in another folder"
             )
 
-    def embedder(self, checkpoint: str | None = None, device: str | None = None) -> Embedder:
+    @property
+    def overrides(self) -> list[str]:
+        """KEY VALUE pairs that the index was made with."""
+        return list(self.meta.get("overrides", []))
+
+    def embedder(
+        self, checkpoint: str | None = None, device: str | None = None, overrides: Sequence[str] = ()
+    ) -> Embedder:
         """The network that made the index: from the checkpoint that it names, or from one given.
+
+        Args:
+            overrides: KEY VALUE pairs beside the index's own; those that change vectors are refused.
 
         Raises:
             InputError: another network.
@@ -73,7 +83,7 @@ class Index:
         path = checkpoint or self.meta["checkpoint"]
         if not Path(path).is_file():
             raise InputError(f"{self.folder}: its checkpoint {path} is not there: name it with --checkpoint")
-        embedder = Embedder(path, device=device, overrides=self.meta.get("overrides", []))
+        embedder = Embedder(path, device=device, overrides=[*self.overrides, *overrides])
         self.check_model(embedder.digest)
         return embedder
 

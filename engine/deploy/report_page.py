@@ -69,16 +69,16 @@ def write_report(path: Path, subject: Subject) -> Path:
     """Write the page, whole or not at all.
 
     Raises:
-        InputError: a missing package, a folder that cannot be written.
+        InputError: a missing package, a photo that is gone, a folder that cannot be written.
     """
     need_report()
     from jinja2 import Environment, StrictUndefined
 
-    values = contents(subject)
     page = Environment(autoescape=True, undefined=StrictUndefined).from_string(
         TEMPLATE.read_text(encoding="utf-8")
     )
     try:
+        values = contents(subject)
         path.parent.mkdir(parents=True, exist_ok=True)
         with draft(path) as partial:
             partial.write_text(page.render(**values), encoding="utf-8")

@@ -53,7 +53,7 @@ def subject_of(source: Path, device: str, overrides: list[str]) -> Subject:
         raise InputError(f"{source}: no such run: give logs/NAME, a checkpoint or a *-query.npz of eval.py")
     history = read_history(logs / "metrics.jsonl")
     if not checkpoint.is_file():
-        cfg = configs.restore((logs / "config.yml").read_text(encoding="utf-8"), overrides)[0]
+        cfg = _restored(logs / "config.yml", overrides)
         return Subject(f"Run {cfg.NAME}", cfg, history)
     cfg, network = load_extractor(checkpoint, None, overrides)
     return subject_of_network(cfg, network, history, parse_devices(device)[0])
@@ -65,8 +65,13 @@ def _of_features(source: Path, overrides: list[str]) -> Subject:
     saved = source.parent / f"{run}-config.yml"
     if not saved.is_file():
         raise InputError(f"{source}: {saved.name}, {FOREIGN}")
-    cfg = configs.restore(saved.read_text(encoding="utf-8"), overrides, origin=str(saved))[0]
+    cfg = _restored(saved, overrides)
     return Subject(f"{run} on {source.parent.name}", cfg, [], query, gallery)
+
+
+def _restored(file: Path, overrides: list[str]) -> CfgNode:
+    text = file.read_text(encoding="utf-8", errors="replace")
+    return configs.restore(text, overrides, origin=str(file))[0]
 
 
 def subject_of_network(

@@ -28,7 +28,8 @@ def test_one_step(path: Path, domains: Path, tmp_path: Path, monkeypatch: pytest
     arguments = overrides(
         domains, tmp_path, "DATASETS.SOURCES", str(sources), "DATASETS.TARGET", "synthetic:winter",
         "DATALOADER.BATCH_SIZE", str(8 * streams), "DATALOADER.ITERS_PER_EPOCH", "1", "SOLVER.EPOCHS", "1",
-        "SOLVER.STEPS", "[1]", "SOLVER.WARMUP_EPOCHS", "0", "INPUT.SIZE", "[64, 32]",
+        "SOLVER.STEPS", "[1]", "SOLVER.WARMUP_EPOCHS", "0", "INPUT.SIZE", "[64, 32]" if own else "[32, 16]",
+        "DATALOADER.WORKERS", "0",
     )  # fmt: skip
     if cfg.METHOD == "camera_aware":
         arguments += ["CAMERA_AWARE.SOURCE_EPOCHS", "0", "CAMERA_AWARE.INTRA_START", "1"]
@@ -36,7 +37,7 @@ def test_one_step(path: Path, domains: Path, tmp_path: Path, monkeypatch: pytest
         arguments += ["ECN.SOURCE_EPOCHS", "0", "INPUT.CAMSTYLE", "statistics"]
     if cfg.METHOD == "disentangle":
         arguments += ["DISENTANGLE.SOURCE_EPOCHS", "0", "DISENTANGLE.DECODER_WIDTHS", "[16, 16, 16, 16]"]
-        arguments += ["MODEL.WEIGHTS", ""]  # of ARN's first stage
+        arguments += ["MODEL.WEIGHTS", "", "INPUT.SIZE", "[64, 32]"]  # of ARN's first stage; the stride is 32
         arguments += [
             "MODEL.BACKBONE",
             cfg.MODEL.BACKBONE if cfg.MODEL.BACKBONE.startswith("tiny") else "resnet18",

@@ -203,6 +203,9 @@ def test_the_command(
     assert stored["different"] < stored["same"] == stored["thresholds"]["0.1"]["threshold"]
     assert (tmp_path / "index/calibration.png").read_bytes()[:4] == b"\x89PNG"
     assert "progress" in read_checkpoint(checkpoint)  # all else stayed
+    main(["export", str(checkpoint), "--format", "pt2", "--out", str(tmp_path / "reid.pt2")])
+    assert json.loads((tmp_path / "reid.json").read_text())["calibration"] == stored
+    capsys.readouterr()
 
     with pytest.raises(SystemExit):
         main(["calibrate", str(tmp_path / "index"), "--fmr", "1e-4"])

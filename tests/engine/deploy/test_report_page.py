@@ -8,9 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from crossreid import configs
 from crossreid.engine.commands import main
 from crossreid.engine.deploy.activation import activations
 from crossreid.engine.deploy.network import load_extractor
+from crossreid.engine.deploy.report_page import Subject, write_report
+from crossreid.engine.errors import InputError
+from crossreid.engine.evaluation.retrieval import Features
 from tests.tiny import overrides, train
 
 pytest.importorskip("matplotlib")
@@ -99,3 +103,11 @@ def test_bad_input(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
             main(["report", str(source), "--out", str(tmp_path / "x.html")])
         assert caught.value.code == 2
         assert words in capsys.readouterr().err
+
+
+def test_a_photo_that_is_gone_is_named_and_no_page_is_written(tmp_path: Path) -> None:
+    paths = [str(tmp_path / "gone-0.png"), str(tmp_path / "gone-1.png")]
+    photos = Features(torch.eye(2), torch.tensor([0, 0]), torch.tensor([0, 1]), paths)
+    with pytest.raises(InputError, match=r"page\.html cannot be written.*gone-\d\.png"):
+        write_report(tmp_path / "page.html", Subject("a run", configs.load(None), [], photos, photos))
+    assert list(tmp_path.iterdir()) == []

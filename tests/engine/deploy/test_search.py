@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -143,6 +144,59 @@ def test_the_commands(
     with np.load(tmp_path / "v.npz") as file:
         assert np.abs(file["vectors"][-1] - vector).max() < 1e-6
         assert str(file["digest"]) == index.digest
+
+
+def test_vectors_as_parquet(
+    checkpoint: Path,
+    cameras: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet")
+    out = tmp_path / "v.parquet"
+    command = [
+        "embed",
+        str(checkpoint),
+        str(cameras),
+        "--out",
+        str(out),
+        "--device",
+        "cpu",
+        "TEST.FLIP",
+        "true",
+    ]
+    main(command)
+    table = parquet.read_table(out)
+    embed = Embedder(checkpoint, device="cpu", overrides=["TEST.FLIP", "true"])
+    paths = table["path"].to_pylist()
+    assert paths == [photo.path for photo in list_photos(cameras)]
+    assert np.abs(np.array(table["vector"].to_pylist()) - embed(paths)).max() < 1e-6
+    assert table.schema.metadata[b"digest"].decode() == embed.digest
+    out.unlink()
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(SystemExit):
+        main(command)
+    assert "parquet needs pyarrow: pip install pyarrow" in capsys.readouterr().err
+    assert not out.exists()
+
+
+def test_keys_behind_a_search(
+    checkpoint: Path, cameras: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Those that the index was made with hold by themselves; others may change no vector."""
+    index = str(tmp_path / "index")
+    main(["index", str(checkpoint), str(cameras), "--out", index, "--device", "cpu", "TEST.FLIP", "true"])
+    photo = open_index(index).columns.paths[0]
+    main(["search", index, photo, "--device", "cpu", "TEST.CHUNK_MB", "64"])
+    assert photo in capsys.readouterr().out
+    main(["calibrate", index, "--distinct", "--fmr", "0.2", "TEST.CHUNK_MB", "64"])
+    assert f"stored: {checkpoint}" in capsys.readouterr().out
+    assert Embedder(checkpoint, device="cpu").calibration is None
+    assert Embedder(checkpoint, device="cpu", overrides=["TEST.FLIP", "true"]).calibration is not None
+    with pytest.raises(SystemExit):
+        main(["search", index, photo, "--device", "cpu", "TEST.FLIP", "false"])
+    assert "was made by the model" in capsys.readouterr().err
 
 
 def test_several_photos_times_and_reranking(checkpoint: Path, cameras: Path, tmp_path: Path) -> None:

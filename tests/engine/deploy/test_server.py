@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import io
-import shutil
 import socket
 import threading
-import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 from PIL import Image
@@ -17,6 +14,7 @@ from crossreid import Embedder
 from crossreid.engine.commands import main
 from crossreid.engine.deploy.index import Index, build_index
 from crossreid.engine.deploy.search import Filter, person, search
+from tests.browser import CHROMIUM, Browser
 
 pytest.importorskip("fastapi")
 testclient = pytest.importorskip("fastapi.testclient")
@@ -103,13 +101,9 @@ def test_a_token_guards_every_address(
     assert "give --token" in capsys.readouterr().err
 
 
-@pytest.mark.slow
+@pytest.mark.skipif(not CHROMIUM, reason="no chromium here")
 def test_in_a_browser(made: tuple[Index, Embedder], tmp_path: Path) -> None:
-    """Headless Chromium picks a photo and searches, by its DevTools protocol's command line alone."""
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
-    webdriver = pytest.importorskip("selenium.webdriver") if chromium else None
-    if webdriver is None or not shutil.which("chromedriver"):
-        pytest.skip("no chromium with chromedriver")
+    """Headless Chromium picks a photo and searches; arrow keys walk through the hits; nothing sticks out on a phone."""
     import uvicorn
 
     with socket.socket() as probe:
@@ -118,33 +112,20 @@ def test_in_a_browser(made: tuple[Index, Embedder], tmp_path: Path) -> None:
     server = uvicorn.Server(uvicorn.Config(create_app(*made), port=port, log_level="error"))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
+    index = made[0]
     try:
-        _drive(webdriver, chromium, f"http://127.0.0.1:{port}", made[0])
+        with Browser(tmp_path / "profile", 420, 900) as browser:
+            browser.open(f"http://127.0.0.1:{port}")
+            browser.choose("#file", [index.columns.paths[7]])
+            browser.value("document.getElementById('go').click()")
+            browser.wait("document.querySelectorAll('.hit').length > 0")
+            hits = browser.value("[...document.querySelectorAll('.hit')].map(hit => hit.textContent)")
+            assert len(hits) == len(index)  # 40 wanted, fewer there
+            assert all(any(word in hit for word in ("same person", "unsure", "different")) for hit in hits)
+            assert browser.value("document.documentElement.scrollWidth - window.innerWidth") <= 0
+            browser.wait("document.activeElement.textContent.startsWith('1.')")
+            browser.press("ArrowRight")
+            assert browser.value("document.activeElement.textContent").startswith("2.")
     finally:
         server.should_exit = True
         thread.join(10)
-
-
-def _drive(webdriver: Any, chromium: str | None, address: str, index: Index) -> None:
-    options = webdriver.ChromeOptions()
-    options.binary_location = chromium
-    for flag in ("--headless=new", "--no-sandbox", "--window-size=420,900", "--disable-dev-shm-usage"):
-        options.add_argument(flag)
-    browser = webdriver.Chrome(options=options, service=webdriver.ChromeService(shutil.which("chromedriver")))
-    try:
-        browser.get(address)
-        browser.find_element("id", "file").send_keys(index.columns.paths[7])
-        browser.find_element("id", "go").click()
-        deadline = time.monotonic() + 30
-        while not browser.find_elements("class name", "hit") and time.monotonic() < deadline:
-            time.sleep(0.1)
-        hits = browser.find_elements("class name", "hit")
-        assert len(hits) == len(index)  # 40 wanted, fewer there
-        width = browser.execute_script("return document.documentElement.scrollWidth - window.innerWidth")
-        assert width <= 0  # nothing sticks out on a phone
-        first = browser.execute_script("return document.activeElement.textContent")
-        assert first.startswith("1.")
-        browser.switch_to.active_element.send_keys("\ue014")  # arrow right
-        assert browser.execute_script("return document.activeElement.className").startswith("hit")
-    finally:
-        browser.quit()

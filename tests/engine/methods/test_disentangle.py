@@ -109,7 +109,7 @@ def test_losses_compare_the_right_things(
         assert batches["source"].pids[i] == batches["source"].pids[partner]
         torch.testing.assert_close(back[i], source[partner])
     identity, pose = seen.calls["orthogonality"]
-    assert identity.shape == pose.shape == (16, 256)
+    assert identity.shape == pose.shape == (16, 128)
     assert torch.equal(seen.calls["contrastive"][0], identity[:8])
     assert torch.equal(seen.calls["contrastive"][1], batches["source"].pids)
     assert torch.equal(seen.calls["mmd"][0], identity[8:])
@@ -326,7 +326,7 @@ def test_bad_config(domains: Path, tmp_path: Path, more: list[str], told: str) -
     [
         (
             ["INPUT.SIZE", "[30, 16]"],
-            r"INPUT.SIZE \[30, 16\] must be divisible by 8, .* tiny, .* \[32, 16\] would do",
+            r"INPUT.SIZE \[30, 16\] must be divisible by 8, .* tiny_half, .* \[32, 16\] would do",
         ),
         (["MODEL.BACKBONE", "resnet18", "MODEL.LAST_STRIDE", "2"], "must be divisible by 32, the stride of"),
         (["MODEL.BACKBONE", "resnet18", "INPUT.SIZE", "[64, 32]"], r"DECODER_WIDTHS \[16, 8\] holds too few"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pkgutil
 import re
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -33,11 +34,12 @@ DEMOS = {
     "m3l": ["M3L.PLAIN_EPOCHS", "0", "DATALOADER.INSTANCES", "2", "DATALOADER.BATCH_SIZE", "12"],
     "cluster_contrast": ["CLUSTER_CONTRAST.SOURCE_EPOCHS", "0", "CLUSTER_CONTRAST.CLUSTER.K1", "10"]
     + ["DATALOADER.INSTANCES", "2", "CLUSTER_CONTRAST.CLUSTER.DISTANCE", "jaccard"],
-    "camera_proxy": ["CAMERA_PROXY.CLUSTER.K1", "10", "DATALOADER.INSTANCES", "2"],
+    "camera_proxy": ["CAMERA_PROXY.CLUSTER.K1", "10", "DATALOADER.INSTANCES", "2", "INPUT.SIZE", "[64, 32]"],
     "bau": ["DATALOADER.INSTANCES", "2", "DATALOADER.BATCH_SIZE", "12"],
     "supervised": ["DATALOADER.INSTANCES", "2", "SOLVER.LAYER_DECAY", "0.75"],
     "central_feature": ["INPUT.SIZE", "[96, 96]", "CENTRAL_FEATURE.PATCH_DIM", "8"],
 }
+SMALL = ["INPUT.SIZE", "[32, 32]", "DATALOADER.BATCH_SIZE", "8"]
 YAMLS = {"arn": "configs/disentangle/demo.yml", "camera_aware": "configs/demo.yml"}
 YAMLS["cluster_contrast"] = "configs/cluster_contrast/joint.yml"
 YAMLS["central_feature"] = "configs/central_feature/demo_pretrain.yml"
@@ -65,7 +67,7 @@ def two_steps(
 ) -> tuple[torch.nn.Module, list[dict[str, torch.Tensor]]]:
     """Build a demo's method and take two steps; returns the trained network and the losses."""
     yaml = YAMLS.get(demo, f"configs/{demo}/demo.yml")
-    cfg = configs.load(yaml, overrides(domains, out, "INPUT.SIZE", "[64, 32]", *DEMOS[demo], *more))
+    cfg = configs.load(yaml, overrides(domains, out, *SMALL, *DEMOS[demo], *more))
     torch.manual_seed(0)
     data: Data = build_data(cfg, ranks)
     method = load_method(cfg.METHOD).build(cfg, data)
@@ -108,7 +110,19 @@ def test_two_steps_or_one_line(
     assert all(bool(torch.isfinite(loss)) for values in told for loss in values.values())
     network.eval()
     with torch.no_grad():
-        features = network(torch.randn(2, 3, *((96, 96) if demo == "central_feature" else (64, 32))))
+        features = network(
+            torch.randn(
+                2,
+                3,
+                *(
+                    (96, 96)
+                    if demo == "central_feature"
+                    else (64, 32)
+                    if demo == "camera_proxy"
+                    else (32, 32)
+                ),
+            )
+        )
     assert features.dim() == 2
     assert bool(torch.isfinite(features).all())
 
@@ -121,9 +135,10 @@ def options(family: str) -> list[str]:
 
 
 @pytest.mark.parametrize("family", ARITHMETIC)
-def test_recomputed_stages_change_no_number(
+def test_recomputed_stages_and_mixed_precision(
     family: str, domains: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Recomputed stages change no number; bfloat16 stays near float32."""
     shrink(monkeypatch)
     plain, told = two_steps(domains, tmp_path, "supervised", *options(family))
     lean, told_lean = two_steps(
@@ -131,44 +146,42 @@ def test_recomputed_stages_change_no_number(
     )
     assert told == told_lean
     assert differences(plain.state_dict(), lean.state_dict()) == []
-
-
-@pytest.mark.parametrize("family", ARITHMETIC)
-def test_mixed_precision_is_near_float32(
-    family: str, domains: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    shrink(monkeypatch)
-    _, exact = two_steps(domains, tmp_path, "supervised", *options(family))
     net, mixed = two_steps(domains, tmp_path, "supervised", *options(family), "SOLVER.AMP", "bfloat16")
-    torch.testing.assert_close(mixed[0]["loss"], exact[0]["loss"], rtol=3e-2, atol=3e-2)
+    torch.testing.assert_close(mixed[0]["loss"], told[0]["loss"], rtol=3e-2, atol=3e-2)
     assert all(p.dtype == torch.float32 for p in net.parameters())
     assert mixed[1]["loss"].dtype == torch.float32
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(bool(missing_for_compiling(CPU.device)), reason="no compiler here")
-@pytest.mark.parametrize("family", ["vit_tiny"])
 def test_compiled_backbones_train_alike(
-    family: str, domains: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    domains: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """As graphs, forwards and backwards, in one piece; what the C++ compiler makes of them is PyTorch's to test."""
     shrink(monkeypatch)
-    more = [*options(family), "MODEL.DROP_PATH", "0"]
+    whole = torch.nn.Module.compile
+    graphs = partial(whole, backend="aot_eager", fullgraph=True)
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda net, **more: graphs(net, **more))
+    more = [*options("vit_tiny"), "MODEL.DROP_PATH", "0"]
     _, plain = two_steps(domains, tmp_path, "supervised", *more)
     _, fast = two_steps(domains, tmp_path, "supervised", *more, "MODEL.COMPILE", "true")
     for a, b in zip(plain, fast):
         torch.testing.assert_close(b["loss"], a["loss"], rtol=1e-2, atol=1e-3)
 
 
-def _rank(rank: int, world: int, root: str, out: str, family: str) -> dict[str, torch.Tensor]:
+def _rank(rank: int, world: int, root: str, out: str) -> dict[str, torch.Tensor]:
+    found = {}
     with pytest.MonkeyPatch.context() as patch:
         shrink(patch)
         ranks = Ranks(rank, rank, world, torch.device("cpu"))
-        network, _ = two_steps(Path(root), Path(out), "supervised", *options(family), ranks=ranks)
-    return {name: p.detach() for name, p in network.named_parameters()}
+        for family in ("vit_tiny", "osnet_x0_25"):
+            network, _ = two_steps(Path(root), Path(out), "supervised", *options(family), ranks=ranks)
+            found |= {f"{family}.{name}": p.detach() for name, p in network.named_parameters()}
+    return found
 
 
 @pytest.mark.ddp
-@pytest.mark.parametrize("family", ["vit_tiny", "osnet_x0_25"])
-def test_two_ranks_stay_alike(family: str, domains: Path, tmp_path: Path) -> None:
-    first, second = run_ranks(_rank, 2, str(domains), str(tmp_path), family)
+def test_two_ranks_stay_alike(domains: Path, tmp_path: Path) -> None:
+    """Tokens with drop path, and maps with batch norms."""
+    first, second = run_ranks(_rank, 2, str(domains), str(tmp_path))
+    assert len(first) > 100
     assert differences(first, second) == []
