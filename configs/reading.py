@@ -15,7 +15,7 @@ from crossreid.configs.paths import expand
 
 BASE = "_BASE_"
 LARGEST = 2**20  # bytes of a config file
-FAULTS = (yaml.YAMLError, ValueError, TypeError, OverflowError, RecursionError)
+FAULTS = (yaml.YAMLError, ValueError, TypeError, AttributeError, LookupError, ArithmeticError, RecursionError)
 
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 60

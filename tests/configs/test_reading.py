@@ -79,6 +79,7 @@ def test_off_is_a_choice_and_other_switches_are_no_text(tmp_path: Path) -> None:
         ("SOLVER: {LR: 0x" + "f" * 600 + "}", ["SOLVER.LR"]),
         ("NAME: !!python/object/apply:os.system ['true']", ["not YAML"]),
         ("? [1, 2]\n: 3\n", ["not YAML"]),
+        ("NAME: !!timestamp 'abc'\n", ["not YAML"]),
         ("1: 2\n", ["unknown key 1"]),
         ("INPUT: {SIZE: &a [*a, *a]}\n", ["INPUT.SIZE"]),
         ("SOLVER: &a\n  SOLVER: *a\n", ["SOLVER.SOLVER"]),
