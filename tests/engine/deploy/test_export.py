@@ -26,7 +26,7 @@ from tests.tiny import overrides
 
 @pytest.mark.parametrize(
     ("colour", "layout", "dtype"),
-    [("rgb", "nchw", "uint8"), ("bgr", "nhwc", "uint8"), ("rgb", "nchw", "float32")],
+    [("bgr", "nhwc", "uint8"), ("rgb", "nchw", "float32")],
 )
 def test_onnx_takes_photos_and_gives_unit_vectors(
     checkpoint: Path,
