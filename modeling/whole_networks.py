@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -31,16 +31,14 @@ JIGSAW = {
 }
 POSITIONS = {"pos_embed", "positional_embedding"}  # of any grid
 FIXED = {"convnext_": 2, "swin_": 2, "solider_": 2, "osnet_": 1, "vit_": 1, "clip_": 1}  # last strides
-MARKS = {  # a name of the family's files -> its networks
+MARKS: dict[str, Callable[[], list[str]]] = {  # a name of the family's files -> its networks
     "layer1.0.bn1.IN.weight": lambda: [f"{name}_ibn_a" for name in resnets()],
     "layer1.0.conv1.weight": resnets,
     "conv2.0.conv1.conv.weight": lambda: list(osnet.NAMES),
     "cls_token": lambda: [*vit.SIZES, *(f"{name}{ICS}" for name in ("vit_tiny", "vit_small", "vit_base"))],
     "patch_embed.projection.weight": lambda: list(swin.SIZES),
     "class_embedding": lambda: list(clip.SIZES),
-    "features.0.0.weight": lambda: sorted(
-        torchvision_nets.names(), key=lambda n: "mobilenet" not in n
-    ),  # large ones last
+    "features.0.0.weight": lambda: sorted(torchvision_nets.names(), key=lambda n: "mobilenet" not in n),
 }
 
 
