@@ -204,7 +204,7 @@ def test_flat_keys_left_out_take_the_seed_defaults(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [("neighbor_esp: 0.8", ["neighbor_esp", "neighbor_eps"]), ("fp16: 'no'", ["fp16", "true or false"]),
-     ("neighbor_mode: 3", ["neighbor_mode", "0", "1"])],
+     ("neighbor_mode: 3", ["neighbor_mode", "0", "1"]), ("neighbor_mode: true", ["neighbor_mode", "True"])],
 )  # fmt: skip
 def test_flat_mistakes_are_named(tmp_path: Path, text: str, words: list[str]) -> None:
     file = tmp_path / "seed.yml"
