@@ -7,5 +7,5 @@ test:
 	bash test.sh
 smoke:
 	bash test.sh -m "not slow and not ddp"
-campaign:  # 10,000 inputs of every kind, about half an hour; docs/reliability.md
+campaign:  # 10,000 inputs of every kind; docs/reliability.md
 	CAMPAIGN=10000 bash test.sh tests/campaign
