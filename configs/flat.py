@@ -48,7 +48,7 @@ def _same(value: Any) -> Any:
 
 def _neighbor_mode(value: Any) -> str:
     modes = {0: "camera_agnostic", 1: "camera_aware"}
-    if not isinstance(value, int) or value not in modes:
+    if type(value) is not int or value not in modes:
         raise ConfigError(f"neighbor_mode must be 0 (camera-agnostic) or 1 (camera-aware), got {value!r}")
     return modes[value]
 

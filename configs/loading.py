@@ -130,11 +130,6 @@ def values_of(node: CfgNode, prefix: str = "") -> dict[str, Any]:
     return found
 
 
-def known_keys(node: CfgNode) -> list[str]:
-    """All leaf keys below ``node``, dotted."""
-    return list(values_of(node))
-
-
 def _merge(
     node: CfgNode, values: dict[Any, Any], origin: str, keys: Mapping[str, Key], prefix: str = ""
 ) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import difflib
 import reprlib
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from crossreid.configs.paths import expand
 
 BASE = "_BASE_"
 LARGEST = 2**20  # bytes of a config file
-FAULTS = (yaml.YAMLError, ValueError, TypeError, OverflowError, RecursionError)
+FAULTS = (yaml.YAMLError, ValueError, TypeError, AttributeError, LookupError, ArithmeticError, RecursionError)
 
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 60
@@ -98,6 +99,8 @@ def _read(path: Path, above: list[Path]) -> dict[str, Any]:
     values = {} if values is None else values
     if not isinstance(values, dict):
         raise ConfigError(f"{path} must hold keys and values, it holds a {type(values).__name__}")
+    _check_spellings(values, path)
+    values = _unfolded(values)
     base = values.pop(BASE, None)
     if base is None:
         return values
@@ -109,6 +112,38 @@ def _read(path: Path, above: list[Path]) -> dict[str, Any]:
         names = " -> ".join(file.name for file in [*chain, inherited])
         raise ConfigError(f"{BASE}: these files inherit from each other: {names}")
     return overlaid(_read(inherited, chain), values)
+
+
+def _check_spellings(values: dict[Any, Any], path: Path) -> None:
+    """Refuse a key that stands twice in different spellings: SOLVER.LR, and LR below SOLVER; LR and lr."""
+    seen: dict[str, str] = {}
+    for name in islice(_names(values, "", 4), 10_000):  # more, or deeper, is refused for another reason
+        if name.upper() in seen:
+            raise ConfigError(
+                f"the key {shown(name)} stands twice in {path}, as {shown(seen[name.upper()])}, too: keep one"
+            )
+        seen[name.upper()] = name
+
+
+def _names(values: dict[Any, Any], above: str, depth: int) -> Iterator[str]:
+    """The full names of all values of a tree."""
+    for key, value in values.items():
+        name = f"{above}{key}"
+        if isinstance(value, dict) and depth:
+            yield from _names(value, f"{name}.", depth - 1)
+        else:
+            yield name
+
+
+def _unfolded(values: dict[Any, Any]) -> dict[Any, Any]:
+    """A tree whose first level has no dotted keys: ``SOLVER.LR: 0.1`` becomes LR below SOLVER."""
+    tree: dict[Any, Any] = {}
+    for key, value in values.items():
+        head, _, rest = key.partition(".") if isinstance(key, str) else ("", "", "")
+        name, found = (head, {rest: value}) if head and rest else (key, value)
+        both = isinstance(found, dict) and isinstance(tree.get(name), dict)
+        tree[name] = overlaid(tree[name], found) if both else found
+    return tree
 
 
 def overlaid(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:

@@ -89,6 +89,8 @@ def choices(*allowed: str) -> Key:
 
 def _unprintable(value: str) -> str | None:
     """What is wrong with a text that no file's name could hold."""
+    if value and not value.strip():
+        return f"is blank ({value[:20]!r}): give a name, or '' for none"
     wrong = [c for c in value if ord(c) < 32 or 0xD800 <= ord(c) <= 0xDFFF]
     if wrong:
         return f"holds the character {wrong[0]!a}, which no name or path can have"
@@ -117,7 +119,13 @@ def dataset(default: str) -> Key:
 
 def datasets(default: list[str]) -> Key:
     """A list of datasets' names."""
-    return Key(default, lambda value: next(filter(None, map(_unprintable, value)), None), kind="dataset")
+
+    def rule(value: list[str]) -> str | None:
+        return next(filter(None, map(_unprintable, value)), None) or (
+            None if all(value) else "holds an empty name"
+        )
+
+    return Key(default, rule, kind="dataset")
 
 
 class Section:

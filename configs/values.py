@@ -25,7 +25,7 @@ def cast(key: str, value: Any, known: Key, origin: str) -> Any:
     default = known.default
     found: Any
     if isinstance(default, list):
-        found = _listed(key, _tuple(value), default, origin)
+        found = _listed(_tuple(value), default)
     elif isinstance(default, str):
         found = _word(value, known)
     else:
@@ -66,7 +66,7 @@ def _tuple(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
-def _listed(key: str, value: Any, default: list[Any], origin: str) -> list[Any] | None:
+def _listed(value: Any, default: list[Any]) -> list[Any] | None:
     first = default[0] if default else ""
     if isinstance(value, list):
         if isinstance(first, str):

@@ -6,7 +6,7 @@ import dataclasses
 import re
 from pathlib import Path
 
-from crossreid.datasets.listing import list_images, loose_images, subfolders
+from crossreid.datasets.listing import list_images, loose_images, shown, subfolders
 from crossreid.datasets.splits import UNKNOWN, DatasetError, Row, Splits, make_splits
 
 LAST_NUMBER = re.compile(r"(\d{1,9})\D*$")
@@ -42,8 +42,8 @@ def read_cameras(root: Path, name: str) -> Splits:
         root, folders = folders[0], subfolders(folders[0])
     if loose := loose_images(root):
         raise DatasetError(
-            f"cameras: {root} holds {len(loose):,} images outside of its {len(folders)} folders, first {loose[0]}; "
-            f"{NEEDED}"
+            f"cameras: {root} holds {len(loose):,} images outside of its {len(folders)} folders, first "
+            f"{shown(loose[0])}; {NEEDED}"
         )
     if not folders:
         raise DatasetError(f"cameras: {root} holds no folders; {NEEDED}")
@@ -54,7 +54,9 @@ def read_cameras(root: Path, name: str) -> Splits:
         listing = list_images(folder)
         if not listing.images:
             others = f" ({len(listing.others):,} other files)" if listing.others else ""
-            raise DatasetError(f"cameras: {folder} holds no images{others}; fill the folder or remove it")
+            raise DatasetError(
+                f"cameras: {shown(str(folder))} holds no images{others}; fill the folder or remove it"
+            )
         rows += [(str(folder / file), UNKNOWN, numbers[folder.name]) for file in listing.images]
         notes += dataclasses.replace(listing, images=()).notes(f"{name}/{folder.name}")
     if len(folders) == 1:

@@ -6,7 +6,7 @@ import csv
 import io
 from pathlib import Path
 
-from crossreid.datasets.listing import is_file, read_text
+from crossreid.datasets.listing import CONTROL, is_file, read_text, shown
 from crossreid.datasets.splits import PARTS, UNKNOWN, DatasetError, Row, Splits, make_splits
 
 NEEDED = "path,pid,camid,split"
@@ -61,7 +61,7 @@ def _check_columns(columns: list[str], path: Path) -> None:
 
 def _parse(row: dict[str, str | None], path: Path, line: int, missing: str) -> tuple[str, Row]:
     values = {column: (value or "").strip() for column, value in row.items() if isinstance(value, str)}
-    part = values.get("split", "") if "split" in row else "train"
+    part = values.get("split", "").lower() if "split" in row else "train"
     if part not in PARTS:
         raise DatasetError(f"{path}, line {line}: split {part[:40]!r} is not one of train, query, gallery")
     pid = values.get("pid", "") if "pid" in row else str(UNKNOWN)
@@ -78,6 +78,8 @@ def _parse(row: dict[str, str | None], path: Path, line: int, missing: str) -> t
         )
     relative = values.get("path", "")
     image = path.parent / relative
-    if not relative or "\0" in relative or (missing == "error" and not is_file(image)):
-        raise DatasetError(f"{path}, line {line}: no such image {str(image)[:300]}")
+    if "\\" in relative and not is_file(image):  # written on Windows
+        image = path.parent / relative.replace("\\", "/")
+    if not relative or CONTROL.search(relative) or (missing == "error" and not is_file(image)):
+        raise DatasetError(f"{path}, line {line}: no such image {shown(str(image))[:300]}")
     return part, (str(image), *numbers)

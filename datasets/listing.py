@@ -17,7 +17,15 @@ from crossreid.datasets.splits import DatasetError
 # Pillow registers these, but only names them, or needs another program to show them.
 UNREADABLE = ("BUFR", "EPS", "FITS", "GRIB", "HDF5", "MPEG", "PDF", "WMF")
 BY_CONTENT = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
-PASSED_OVER = ("thumbs.db", "desktop.ini", "__macosx")  # what systems leave in folders, beside hidden files
+PASSED_OVER = (
+    "thumbs.db",
+    "desktop.ini",
+    "__macosx",
+    "icon\r",
+)  # what systems leave in folders, beside hidden files
+CONTROL = re.compile(
+    r"[\x00-\x1f\x7f-\x9f\u2028\u2029]"
+)  # what breaks a message's line, or moves a terminal's cursor
 
 
 @functools.cache
@@ -42,7 +50,7 @@ class Listing:
             kinds = sorted({Path(file).suffix.lower() or "no extension" for file in self.others})
             lines.append(
                 f"{name}: files left out because Pillow cannot read them as images: {len(self.others):,} "
-                f"({', '.join(kinds[:8])}), first {self.others[0]}"
+                f"({shown(', '.join(kinds[:8]))}), first {shown(self.others[0])}"
             )
         nested = [file for file in self.images if "/" in file]
         if nested and len(nested) < len(self.images):
@@ -82,11 +90,20 @@ def _walk(folder: Path, inner: str, above: frozenset[str], images: list[str], ot
         if name[0] == "." or name.casefold() in PASSED_OVER:
             continue
         path = f"{inner}/{name}" if inner else name
+        if CONTROL.search(name) and (is_folder or is_image(folder / path)):
+            raise DatasetError(
+                f"{shown(str(place))}: the name '{shown(name)}' holds a control character; rename it"
+            )
         if is_folder:
             _walk(folder, path, above | {real}, images, others)
         else:
             known = f".{name.lower().rpartition('.')[2]}" in extensions()
             (images if known or is_image(folder / path) else others).append(path)
+
+
+def shown(text: str) -> str:
+    """A name for a message: control characters, line ends among them, are written as ``\\n``, ``\\x1b`` …"""
+    return CONTROL.sub(lambda found: repr(found[0])[1:-1], text)
 
 
 def is_image(path: Path) -> bool:

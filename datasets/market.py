@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from crossreid.datasets.listing import inside, list_images, subfolders
+from crossreid.datasets.listing import inside, list_images, shown, subfolders
 from crossreid.datasets.splits import PARTS, DatasetError, Row, Splits, make_splits
 
 # 0002_c1s1_000451_03.jpg, 0001_c2_f0046182.jpg, 0000_c14_0030.jpg, 0001C1T0001F001.jpg, -1_...
@@ -80,7 +80,7 @@ def read_own(root: Path, name: str) -> Splits:
         root, folders = below[0], _own_folders(below[0])
     train, query, gallery = folders
     if not any(folders) or bool(query) != bool(gallery):
-        found = ", ".join(path.name for path in below[:8]) or "no folders"
+        found = shown(", ".join(path.name for path in below[:8])) or "no folders"
         raise DatasetError(
             f"folder: {root} holds {found}; needed: train (or bounding_box_train), or query with gallery (or test, "
             "bounding_box_test), or all three; for a folder a camera and any file names use cameras:<folder>"

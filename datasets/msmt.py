@@ -44,7 +44,7 @@ def read_msmt(
     name: str,
     images: tuple[str, str],
     *,
-    train_val: bool,
+    train_val: bool | None,
     train_all: bool = False,
     missing: str = "error",
 ) -> Splits:

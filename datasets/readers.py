@@ -63,7 +63,7 @@ def load(
     *,
     strict: bool = False,
     subset: str = "labeled",
-    train_val: bool = True,
+    train_val: bool | None = True,
     train_all: bool = False,
     split_id: int = 0,
     missing: str = "error",
@@ -79,7 +79,7 @@ def load(
             folder.
         strict: sizes that differ from the published ones are an error, not a warning.
         subset: of CUHK03, "labeled" or "detected".
-        train_val: MSMT17 trains on list_train + list_val.
+        train_val: MSMT17 trains on list_train + list_val; None where only query and gallery are wanted.
         train_all: MSMT17 trains on all four lists (train, val, query, gallery).
         split_id: which of the splits of CUHK03's old protocol.
         missing: "error" refuses listed images that are not there, "keep" leaves them to the decoder.
@@ -127,8 +127,7 @@ def _read_published(kind: str, base: Path, subset: str, split_id: int, lists: Ma
         images = ("train", "test") if kind == "msmt" else ("mask_train_v2", "mask_test_v2")
         if lists["train_all"]:
             logger.info("%s: training on all four lists, train, val, query and gallery (TRAIN_ALL)", kind)
-        else:
-            val = lists["train_val"]
+        elif (val := lists["train_val"]) is not None:
             logger.info("%s: training on list_train%s (TRAIN_VAL %s)", kind, " + list_val" * val, val)
         return read_msmt(path, kind, images, **lists)
     if lists["train_all"] and kind == "msmt":

@@ -28,7 +28,7 @@ def resolve(amp: str, device: torch.device) -> tuple[str, str]:
         InputError: float16 on a CPU.
     """
     if device.type == "cpu":
-        return _on_cpu(amp, device)
+        return _on_cpu(amp)
     if amp != "auto":
         return amp, "as SOLVER.AMP says"
     if torch.cuda.is_bf16_supported(including_emulation=False):
@@ -36,7 +36,7 @@ def resolve(amp: str, device: torch.device) -> tuple[str, str]:
     return "float16", "this GPU has no bfloat16"
 
 
-def _on_cpu(amp: str, device: torch.device) -> tuple[str, str]:
+def _on_cpu(amp: str) -> tuple[str, str]:
     if amp == "float16":
         raise InputError(
             "SOLVER.AMP float16 needs a GPU: set SOLVER.AMP auto, bfloat16 or float32 for the CPU"

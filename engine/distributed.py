@@ -81,8 +81,8 @@ def parse_devices(text: str) -> list[torch.device]:
     Raises:
         InputError: something else, or GPUs that are not there.
     """
-    name, _, count = text.partition(":")
-    if name == "cpu" and (not count or (count.isdecimal() and int(count))):
+    name, colon, count = text.partition(":")
+    if name == "cpu" and (not colon or (count.isdecimal() and int(count))):
         return [torch.device("cpu")] * int(count or 1)
     ids = text.split(",")
     if not all(i.strip().isdecimal() for i in ids) or len(set(ids)) != len(ids):

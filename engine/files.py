@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import BinaryIO
 
@@ -15,19 +15,32 @@ def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
     Raises:
         OSError: a full or read-only disk; the old file is as it was. Errors of ``write`` arrive as they are.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    write_together({path: write})
+
+
+def write_together(parts: Mapping[Path, Callable[[BinaryIO], object]]) -> None:
+    """The same for several files: none is renamed before all are written.
+
+    Raises:
+        OSError: as of ``write_whole``.
+    """
+    temporary = {path: path.with_name(f".{path.name}.{os.getpid()}.tmp") for path in parts}
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        for path, write in parts.items():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with temporary[path].open("wb") as file:
+                write(file)
+                file.flush()
+                os.fsync(file.fileno())
+        for path, written in temporary.items():
+            written.replace(path)
     except BaseException:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
+        for left in temporary.values():
+            with contextlib.suppress(OSError):
+                left.unlink(missing_ok=True)
         raise
-    _synchronise(path.parent)
+    for folder in {path.parent for path in parts}:
+        _synchronise(folder)
 
 
 def _synchronise(folder: Path) -> None:

@@ -70,6 +70,10 @@ def optimizer_misfit(optimizer: Optimizer, saved: Any) -> str:
     groups = [_essential(group) for group in optimizer.state_dict()["param_groups"]]
     if found := misfit(groups, saved.get("param_groups"), "param_groups"):
         return found
+    if wrong := [
+        own for own, group in zip(groups, saved["param_groups"]) if own["params"] != group["params"]
+    ]:
+        return f"param_groups holds other parameters than {wrong[0]['params'][:3]} …"
     names = _moments(optimizer)
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     for index, entry in saved["state"].items():

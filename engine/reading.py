@@ -48,8 +48,8 @@ def with_absolute_data(cfg: CfgNode) -> CfgNode:
     return fixed
 
 
-def read(cfg: CfgNode, name: str) -> Splits:
-    """The splits of one dataset as the config wants them."""
+def read(cfg: CfgNode, name: str, *, training: bool = True) -> Splits:
+    """The splits of one dataset as the config wants them; without ``training`` for its query and gallery alone."""
     options = cfg.DATASETS
     size = options.SYNTHETIC
     return load(
@@ -57,8 +57,8 @@ def read(cfg: CfgNode, name: str) -> Splits:
         dataset_root(cfg),
         strict=options.STRICT,
         subset=options.SUBSET,
-        train_val=options.TRAIN_VAL,
-        train_all=options.TRAIN_ALL,
+        train_val=options.TRAIN_VAL if training else None,
+        train_all=options.TRAIN_ALL and training,
         missing="keep" if options.ON_CORRUPT == "skip" else "error",
         synthetic={
             "identities": size.IDENTITIES,
@@ -91,12 +91,12 @@ def build_evaluation(cfg: CfgNode, name: str) -> Evaluation:
     Raises:
         DatasetError: it has none with identities, or is missing or damaged.
     """
-    return _evaluation(cfg, name, read(cfg, name))
+    return _evaluation(cfg, name, read(cfg, name, training=False))
 
 
 def build_target_evaluation(cfg: CfgNode) -> Evaluation | None:
     """Query and gallery of ``DATASETS.TARGET``; None where their identities are not known."""
-    splits = read(cfg, cfg.DATASETS.TARGET)
+    splits = read(cfg, cfg.DATASETS.TARGET, training=cfg.DATASETS.ADAPT)
     return _evaluation(cfg, cfg.DATASETS.TARGET, splits) if splits.scored else None
 
 

@@ -72,9 +72,14 @@ def build_family(name: str, options: Options) -> nn.Module:
     if name in torchvision_nets.names():
         only(name, options, drop_path=())
         return torchvision_nets.FeatureNet(name, options.last_stride, options.drop_path)
+    raise unknown(name)
+
+
+def unknown(name: str) -> ModelError:
+    """The error of a backbone that nobody knows; the nearest known one is named."""
     near = difflib.get_close_matches(name, names(), n=1)
     hint = f"; did you mean {near[0]}?" if near else "."
-    raise ModelError(
+    return ModelError(
         f"MODEL.BACKBONE {name!r} is unknown{hint} Known are tiny, tiny_half, resnet*, resnext*, …_ibn_a, convnext_*, "
         "efficientnet_*, mobilenet_*, swin_*, vit_*, osnet_*, solider_swin_*, clip_vit_*, timm:NAME and import paths"
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -31,15 +31,14 @@ JIGSAW = {
 }
 POSITIONS = {"pos_embed", "positional_embedding"}  # of any grid
 FIXED = {"convnext_": 2, "swin_": 2, "solider_": 2, "osnet_": 1, "vit_": 1, "clip_": 1}  # last strides
-MARKS = {  # a name of the family's files -> its networks
-    "layer1.0.conv1.weight": lambda: [*resnets(), *(f"{name}_ibn_a" for name in resnets())],
+MARKS: dict[str, Callable[[], list[str]]] = {  # a name of the family's files -> its networks
+    "layer1.0.bn1.IN.weight": lambda: [f"{name}_ibn_a" for name in resnets()],
+    "layer1.0.conv1.weight": resnets,
     "conv2.0.conv1.conv.weight": lambda: list(osnet.NAMES),
     "cls_token": lambda: [*vit.SIZES, *(f"{name}{ICS}" for name in ("vit_tiny", "vit_small", "vit_base"))],
     "patch_embed.projection.weight": lambda: list(swin.SIZES),
     "class_embedding": lambda: list(clip.SIZES),
-    "features.0.0.weight": lambda: sorted(
-        torchvision_nets.names(), key=lambda n: "mobilenet" not in n
-    ),  # large ones last
+    "features.0.0.weight": lambda: sorted(torchvision_nets.names(), key=lambda n: "mobilenet" not in n),
 }
 
 
@@ -105,7 +104,9 @@ def whole_network(origin: Path, weights: Weights, name: str, given: Mapping[str,
     check_finite({new: state[new] for new in heads.values()}, str(origin), {v: k for k, v in heads.items()})
     joined = {old: f"backbone.{joined_name(new)}" for new, old in weights.names.items()}
     left = {old for old, new in joined.items() if new not in state or new in parts.values()}
-    camera = ["scores will differ without its camera embedding"] if "sie_embed" in weights.tensors else []
+    lacks = {"camera embedding": "sie_embed" in weights.tensors or "cv_embed" in short}
+    lacks["projected feature"] = any(name.startswith("bottleneck_proj.") for name in short)  # CLIP-ReID
+    notes = [f"scores will differ without its {what}" for what, there in lacks.items() if there]
     return WholeNetwork(
         state,
         {old: new for old, new in joined.items() if old not in left} | heads,
@@ -114,11 +115,11 @@ def whole_network(origin: Path, weights: Weights, name: str, given: Mapping[str,
             "MODEL.LAST_STRIDE": stride,
             "MODEL.PATCH_STRIDE": steps,
             "MODEL.POOLING": "gem" if "pool.p" in state else "avg",
-            "SUPERVISED.FEATURE": "pooled" if not neck or hasattr(backbone, "jigsaw") else "neck",
+            "SUPERVISED.FEATURE": "pooled" if not neck or hasattr(backbone, "grid") else "neck",
             "SUPERVISED.PARTS": len(necks) - 1,
         },
         known_normalisation(str(origin)) or weights.normalisation or backbone.normalisation,
-        [*weights.notes, *camera],
+        [*weights.notes, *notes],
     )
 
 

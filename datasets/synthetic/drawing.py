@@ -89,7 +89,7 @@ def _cover(layer: Array, box: tuple[int, int, int, int], alpha: Array, color: Ar
     under += over
 
 
-def _folded(light: Array, paint: Paint, box: tuple[int, int, int, int]) -> Array:
+def _folded(light: Array, paint: Paint) -> Array:
     if paint.fold:
         y, x = paint.offset
         light *= 1.0 + paint.fold * _FOLDS[y : y + light.shape[0], x : x + light.shape[1]]
@@ -165,7 +165,7 @@ def strip(
         color = _flat(paint.color)
     else:
         color = _mixed(paint, paint.pattern(np.arcsin(u) - yaw, t * (1.0 / scale), scale))
-    _cover(layer, box, alpha, color, np.maximum(_folded(lit, paint, box), 0.0))
+    _cover(layer, box, alpha, color, np.maximum(_folded(lit, paint), 0.0))
 
 
 def panel(
@@ -207,7 +207,7 @@ def panel(
     u = px * (0.8 / half[0])
     lit = 0.38 + 0.62 * (u * light.x - 0.35 * light.y * (py / half[1]) + 0.75 * light.z)
     lit *= np.clip(1.0 - 0.12 * (outside + 2.0), 0.7, 1.0) * shade  # darker rim
-    _cover(layer, box, alpha, _flat(paint.color), np.maximum(_folded(lit, paint, box), 0.0))
+    _cover(layer, box, alpha, _flat(paint.color), np.maximum(_folded(lit, paint), 0.0))
 
 
 # (x, y up, z towards the camera) of the surface normal -> colour [3, h, w]

@@ -8,9 +8,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import struct
-import zipfile
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -29,10 +26,6 @@ from crossreid.engine.log import LOGGER
 FORMAT = 1
 META, VECTORS, PHOTOS = "index.json", "vectors.npy", "photos.npz"
 DTYPES = ("float16", "float32")
-DAMAGE = (  # what reading JSON, NumPy files and archives of any bytes raises
-    OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, OverflowError, MemoryError, RuntimeError,
-    SyntaxError, zipfile.BadZipFile, zlib.error, struct.error,
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -114,7 +107,9 @@ def open_index(folder: str | Path) -> Index:
     try:
         meta = json.loads((folder / META).read_text(encoding="utf-8"))
         if meta["format"] != FORMAT:
-            raise InputError(f"{folder} is an index of format {meta['format']}, this version reads {FORMAT}")
+            raise InputError(
+                f"{folder} is an index of format {str(meta['format'])[:40]!r}, this version reads {FORMAT}"
+            )
         vectors = np.load(folder / VECTORS, mmap_mode="c", allow_pickle=False)
         columns = read_columns(folder / PHOTOS, camera_names(meta["cameras"]))
         shape = (meta["count"], meta["dim"])
@@ -124,9 +119,9 @@ def open_index(folder: str | Path) -> Index:
             raise ValueError(
                 f"{vectors.dtype} {vectors.shape} vectors and {len(columns.paths)} photos for {shape}"
             )
-    except DAMAGE as error:
-        if isinstance(error, InputError):
-            raise
+    except InputError:
+        raise
+    except Exception as error:  # NumPy's reader and zipfile's raise nearly anything on damaged files
         why = next(iter(str(error).splitlines()), type(error).__name__)[:200]
         raise InputError(f"{folder}: the index is truncated or damaged ({why}): make it anew") from None
     return Index(folder, vectors, columns, meta)

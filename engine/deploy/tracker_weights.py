@@ -5,8 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from crossreid.engine.deploy.embedder import Embedder
 from crossreid.engine.errors import InputError
 
@@ -41,10 +39,3 @@ def write_weights(embedder: Embedder, path: Path) -> dict[str, Any]:
         "weights": len(everything),
         "note": f"pooled features before the neck; last stride {embedder.cfg.MODEL.LAST_STRIDE}",
     }
-
-
-def torchreid_state(path: Path) -> dict[str, torch.Tensor]:
-    """What a tracker loads of such a file: all but the neck."""
-    from safetensors.torch import load_file
-
-    return {k: v for k, v in load_file(str(path)).items() if not k.startswith(("neck.", "classifier."))}

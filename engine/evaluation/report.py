@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import uuid
-import zipfile
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
@@ -18,7 +17,8 @@ from crossreid.engine.errors import InputError
 from crossreid.engine.evaluation.options import RetrievalOptions
 from crossreid.engine.evaluation.rerank import evaluate_reranked
 from crossreid.engine.evaluation.retrieval import CameraPairs, Features, Retrieval, evaluate
-from crossreid.engine.files import write_whole
+from crossreid.engine.files import remove_stale, write_together, write_whole
+from crossreid.modeling.weights import first_line
 
 PARTS = ("query", "gallery")
 
@@ -154,28 +154,25 @@ def save_features(folder: Path, run: str, query: Features, gallery: Features) ->
 
     Both hold the mark of this extraction, so that a query file never meets the gallery of another model.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     mark = np.array(uuid.uuid4().hex)
-    written = []
-    try:
-        for name, features in zip(PARTS, (query, gallery)):
-            vectors = features.vectors.detach().cpu()
-            written.append(folder / f".{run}-{name}.{os.getpid()}.partial.npz")
-            np.savez(
-                written[-1],
-                vectors=(vectors.float() if vectors.dtype == torch.bfloat16 else vectors).numpy(),
-                pids=features.pids.cpu().numpy(),
-                cams=features.cams.cpu().numpy(),
-                paths=np.array(features.paths or [], dtype=np.str_),
-                extraction=mark,
-            )
-        query_file, gallery_file = (
-            part.replace(folder / f"{run}-{name}.npz") for part, name in zip(written, PARTS)
-        )
-    finally:
-        for part in written:
-            part.unlink(missing_ok=True)
-    return query_file, gallery_file
+    files = folder / f"{run}-query.npz", folder / f"{run}-gallery.npz"
+    remove_stale(folder)
+    write_together(
+        {file: partial(_save, features=part, mark=mark) for file, part in zip(files, (query, gallery))}
+    )
+    return files
+
+
+def _save(file: BinaryIO, features: Features, mark: np.ndarray) -> None:
+    vectors = features.vectors.detach().cpu()
+    np.savez(
+        file,
+        vectors=(vectors.float() if vectors.dtype == torch.bfloat16 else vectors).numpy(),
+        pids=features.pids.cpu().numpy(),
+        cams=features.cams.cpu().numpy(),
+        paths=np.array(features.paths or [], dtype=np.str_),
+        extraction=mark,
+    )
 
 
 def load_features(folder: Path, run: str) -> tuple[Features, Features]:
@@ -197,13 +194,31 @@ def _load(path: Path) -> tuple[Features, str]:
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in ("vectors", "pids", "cams", "paths")}
             mark = str(file["extraction"]) if "extraction" in file else ""  # files of version 0.1 have none
-        for name, kinds, dimensions in (("vectors", "f", 2), ("pids", "iu", 1), ("cams", "iu", 1)):
+        for name, kinds, dimensions in (
+            ("vectors", "f", 2),
+            ("pids", "iu", 1),
+            ("cams", "iu", 1),
+            ("paths", "U", 1),
+        ):
             if arrays[name].dtype.kind not in kinds or arrays[name].ndim != dimensions:
                 raise ValueError(f"{name} are {arrays[name].dtype} of shape {arrays[name].shape}")
+        paths = arrays.pop("paths").tolist()
+        rows = {name: len(array) for name, array in arrays.items()} | ({"paths": len(paths)} if paths else {})
+        if len(set(rows.values())) > 1:
+            raise ValueError("of different lengths: " + ", ".join(f"{n} {name}" for name, n in rows.items()))
+        vectors, pids, cams = map(_tensor, arrays.values())
     except FileNotFoundError:
         raise InputError(f"no features at {path}: extract them first with --features-only") from None
-    except (KeyError, OSError, ValueError, EOFError, TypeError, zipfile.BadZipFile) as error:
-        raise InputError(f"{path} holds no features (vectors, pids, cams, paths): {error}") from None
-    paths = arrays.pop("paths").tolist()
-    vectors, pids, cams = (torch.from_numpy(arrays[name]) for name in ("vectors", "pids", "cams"))
+    except Exception as error:  # the readers of archives and arrays raise nearly anything on damaged files
+        told = f"{type(error).__name__}: {first_line(error)}"
+        raise InputError(f"{path} holds no features (vectors, pids, cams, paths): {told}") from None
     return Features(vectors, pids, cams, paths or None), mark
+
+
+def _tensor(array: np.ndarray) -> torch.Tensor:
+    """In this machine's byte order; identities and cameras as int64."""
+    if array.dtype.kind == "f":
+        return torch.from_numpy(array.astype(array.dtype.newbyteorder("="), copy=False))
+    if array.size and int(array.max()) > np.iinfo(np.int64).max:
+        raise ValueError(f"{array.max()} is too large for an identity or a camera")
+    return torch.from_numpy(array.astype(np.int64))

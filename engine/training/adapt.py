@@ -20,7 +20,6 @@ from crossreid.modeling.weights import read_checkpoint
 
 EPOCHS = 16  # of adaptation from a checkpoint
 STEPS = (20, 200)  # fewest and most of an epoch
-MIXUP_BATCH = 64  # photos of a domain a step, at most
 
 
 def adapt_config(cameras: str, origin: str, devices: str, overrides: list[str]) -> CfgNode:

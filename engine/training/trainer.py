@@ -27,6 +27,7 @@ from crossreid.engine.training.prefetch import on_device
 from crossreid.engine.training.saving import RunCheckpoints
 from crossreid.engine.training.summary import conclude, introduce, write_page
 from crossreid.engine.training.target import EvaluationHistory, TargetEvaluation
+from crossreid.modeling import families
 from crossreid.modeling.checkpoints import located
 
 
@@ -99,7 +100,10 @@ def _train(engine: Engine, data: Data, done: int, epochs: int) -> None:
 
 
 def _check_weights(cfg: CfgNode, resume: Path | None) -> None:
-    """Say which weight file is not there before any data are read."""
+    """Say which weight file is not there, or that the backbone is unknown, before any data are read."""
+    backbone = cfg.MODEL.BACKBONE
+    if "." not in backbone and not backbone.startswith("timm:") and backbone not in families.names():
+        raise families.unknown(backbone)
     named = {} if resume else {"MODEL.WEIGHTS": cfg.MODEL.WEIGHTS, "MODEL.PRETRAINED": cfg.MODEL.PRETRAINED}
     for key, path in named.items():
         unused = path in ("", "none", "imagenet") or (key == "MODEL.PRETRAINED" and cfg.MODEL.WEIGHTS)

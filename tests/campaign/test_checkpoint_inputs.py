@@ -15,7 +15,7 @@ from crossreid.engine import checkpoint
 from crossreid.engine.errors import USER_ERRORS
 from crossreid.modeling import ModelError
 from crossreid.modeling.weights import read_checkpoint
-from tests.campaign.effort import assert_one_line, effort
+from tests.campaign.effort import assert_one_line, damage, effort
 from tests.engine.test_checkpoint import objects
 from tests.tiny import differences
 
@@ -33,22 +33,8 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @effort(150)
 @given(data=st.data())
 def test_any_damage_to_the_file(whole: Path, data: st.DataObject) -> None:
-    damaged = bytearray(whole.read_bytes())
-    kind = data.draw(st.sampled_from(["bit", "cut", "zeros", "insert", "swap"]))
-    place = data.draw(st.integers(0, len(damaged) - 1))
-    size = data.draw(st.integers(1, 5000))
-    if kind == "bit":
-        damaged[place] ^= 1 << data.draw(st.integers(0, 7))
-    elif kind == "cut":
-        del damaged[place:]
-    elif kind == "zeros":
-        damaged[place : place + size] = bytes(len(damaged[place : place + size]))
-    elif kind == "insert":
-        damaged[place:place] = data.draw(st.binary(min_size=1, max_size=20))
-    else:
-        damaged = damaged[place:] + damaged[:place]
     file = whole.with_name("damaged.pt")
-    file.write_bytes(bytes(damaged))
+    file.write_bytes(damage(whole.read_bytes(), data))
     try:
         found = read_checkpoint(file)
     except ModelError as error:

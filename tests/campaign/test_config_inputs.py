@@ -12,14 +12,16 @@ from hypothesis import strategies as st
 
 from crossreid import configs
 from crossreid.configs import ConfigError
-from crossreid.configs.loading import known_keys
+from crossreid.configs.loading import values_of
 from tests.campaign.effort import assert_one_line, effort
 
-KEYS = sorted(known_keys(configs.load(None)))
+KEYS = sorted(values_of(configs.load(None)))
 ODD = [
     "", " ", "~", "null", "off", "on", "No", "yes", "2020-13-45", "2020-01-01", "1e400", "-1e400", ".nan", ".inf",
     "0x10", "1_000", "99999999999999999999999999", "-0", "1.", "[", "{", "[1, 2", "{a: [}", "&a [*a]", "*a",
-    "!!python/object/apply:os.system [x]", "!!binary aGk=", "!!int x", "!!set {a}", "<<: 3", "? [a]", "- - - a",
+    "!!python/object/apply:os.system [x]", "!!binary aGk=", "!!int x", "!!set {a}",
+    "!!timestamp x", "!!float x", "!!bool x", "!!omap x", "!!pairs [3]", "!!null x", "solver: {lr: 1}", "SOLVER.LR: 1",
+    "<<: 3", "? [a]", "- - - a",
     "[" * 500, "a: " * 60, "\x00", "\ud800", "\u2028", "\ufeff1", "'", '"', "%TAG", "---\n...", "#", "@", "`", "..",
     "/", "~/x", "../../x", "[[[[1]]]]", "[.nan]", "[true]", "{1: 2}", "True", "1:30", "0o17", "\t1",
 ]  # fmt: skip

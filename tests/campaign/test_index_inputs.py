@@ -16,7 +16,7 @@ from crossreid.engine.deploy.index import open_index
 from crossreid.engine.deploy.photos import Photo
 from crossreid.engine.deploy.search import nearest
 from crossreid.engine.errors import InputError
-from tests.campaign.effort import assert_one_line, effort
+from tests.campaign.effort import assert_one_line, damage, effort
 
 FILES = (module.META, module.VECTORS, module.PHOTOS)
 odd = st.one_of(
@@ -52,29 +52,24 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @effort(150)
 @given(data=st.data())
 def test_any_damage(whole: Path, data: st.DataObject) -> None:
+    content = {name: (whole / name).read_bytes() for name in FILES}
     folder = whole.with_name("damaged")
     shutil.rmtree(folder, ignore_errors=True)
-    shutil.copytree(whole, folder)
-    file = folder / data.draw(st.sampled_from(FILES))
-    content = bytearray(file.read_bytes())
-    kind = data.draw(st.sampled_from(["bit", "cut", "insert", "gone", "folder", "value"]))
-    place = data.draw(st.integers(0, len(content) - 1))
-    if kind == "bit":
-        content[place] ^= 1 << data.draw(st.integers(0, 7))
-    elif kind == "cut":
-        del content[place:]
-    elif kind == "insert":
-        content[place:place] = data.draw(st.binary(min_size=1, max_size=8))
-    if kind in ("gone", "folder"):
-        file.unlink()
-        if kind == "folder":
-            file.mkdir()
-    elif kind == "value":
-        meta = json.loads((folder / module.META).read_text())
+    folder.mkdir()
+    name = data.draw(st.sampled_from(FILES))
+    kind = data.draw(st.sampled_from(["damage", "gone", "folder", "value"]))
+    if kind == "value":
+        meta = json.loads(content[module.META])
         meta[data.draw(st.sampled_from(sorted(meta)))] = data.draw(odd)
-        (folder / module.META).write_text(json.dumps(meta))
+        content[module.META] = json.dumps(meta).encode()
+    elif kind == "damage":
+        content[name] = damage(content[name], data)
     else:
-        file.write_bytes(bytes(content))
+        del content[name]
+    if kind == "folder":
+        (folder / name).mkdir()
+    for left, raw in content.items():
+        (folder / left).write_bytes(raw)
     try:
         found = open_index(folder)
         assert len(found) == len(found.columns.paths) == 6

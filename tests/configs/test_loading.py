@@ -9,7 +9,7 @@ import yaml
 from crossreid.configs import ConfigError, load, method_names, restore
 from crossreid.configs.defaults import _C
 from crossreid.configs.flat import TABLE
-from crossreid.configs.loading import known_keys, schema_of
+from crossreid.configs.loading import schema_of, values_of
 from crossreid.configs.methods import method_config
 
 TEMPLATES = sorted(Path("configs").glob("**/*.yml"))
@@ -204,7 +204,7 @@ def test_flat_keys_left_out_take_the_seed_defaults(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [("neighbor_esp: 0.8", ["neighbor_esp", "neighbor_eps"]), ("fp16: 'no'", ["fp16", "true or false"]),
-     ("neighbor_mode: 3", ["neighbor_mode", "0", "1"])],
+     ("neighbor_mode: 3", ["neighbor_mode", "0", "1"]), ("neighbor_mode: true", ["neighbor_mode", "True"])],
 )  # fmt: skip
 def test_flat_mistakes_are_named(tmp_path: Path, text: str, words: list[str]) -> None:
     file = tmp_path / "seed.yml"
@@ -233,7 +233,7 @@ def declarations() -> dict[str, str]:
 def test_every_key_has_a_comment_or_speaking_choices_and_is_read_by_code() -> None:
     code = "\n".join(path.read_text() for path in Path("engine").glob("**/*.py"))
     told = declarations()
-    for key in known_keys(load(None)):
+    for key in values_of(load(None)):
         assert "#" in told[key] or told[key].startswith("choice("), f"{key} has no comment"
         assert f".{key.rpartition('.')[2]}" in code, f"{key} is read nowhere"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -200,3 +201,23 @@ def test_a_fifo_without_extension_is_no_image_and_never_waited_for(tmp_path: Pat
     cameras(tmp_path, "c1", "c2")
     os.mkfifo(tmp_path / "c1" / "pipe")
     assert "(no extension), first pipe" in load(f"cameras:{tmp_path}").warnings[0]
+
+
+@pytest.mark.parametrize("name", ["0001_c1\r.jpg", "0001_c1\n_2.jpg", "\x1b[2J0001_c1.jpg"])
+def test_names_that_break_a_line_are_refused_and_shown(name: str, tmp_path: Path) -> None:
+    folder = tmp_path / "train"
+    folder.mkdir()
+    (folder / "Icon\r").touch()  # macOS leaves it in folders
+    (folder / "0001_c1.jpg").touch()
+    assert len(load(f"folder:{tmp_path}").train) == 1
+    (folder / name).touch()
+    with pytest.raises(DatasetError, match=r"holds a control character; rename it") as refused:
+        load(f"folder:{tmp_path}")
+    assert not re.search(r"[\x00-\x1f]", str(refused.value))
+
+
+def test_tables_written_on_windows(tmp_path: Path) -> None:
+    (tmp_path / "im").mkdir()
+    (tmp_path / "im" / "a.jpg").touch()
+    (tmp_path / "list.csv").write_text("path,pid,camid,split\r\nim\\a.jpg,1,1,Train\r\n")
+    assert load(f"csv:{tmp_path / 'list.csv'}").train.paths == (str(tmp_path / "im" / "a.jpg"),)

@@ -7,7 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from crossreid import configs
 from crossreid.datasets import DatasetError, counts, load
+from crossreid.engine.reading import read
 from tests.datasets import trees
 
 
@@ -108,6 +110,8 @@ def test_msmt_without_a_list_says_which(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match=r"MSMT17_V1 lacks list_val.txt.* set DATASETS.TRAIN_VAL False"):
         load("msmt17v1", tmp_path)
     assert load("msmt17v1", tmp_path, train_val=False).train.cams.tolist() == [1, 14]
+    cfg = configs.load(None, ["DATASETS.ROOT", str(tmp_path)])
+    assert len(read(cfg, "msmt", training=False).query) == 1  # an evaluation needs no training list
     (root / "list_query.txt").unlink()
     with pytest.raises(DatasetError, match=r"MSMT17_V1  \(there, but without list_query.txt\)"):
         load("msmt17v1", tmp_path, train_val=False)

@@ -18,15 +18,21 @@ from crossreid import Embedder, configs
 from crossreid.engine.commands import main
 from crossreid.engine.deploy import export as rooms
 from crossreid.engine.deploy.photos import list_photos, load_pixels
-from crossreid.engine.deploy.tracker_weights import torchreid_state
 from crossreid.engine.methods import load_method
 from crossreid.modeling import osnet
 from tests.tiny import overrides
 
 
+def torchreid_state(path: Path) -> dict[str, torch.Tensor]:
+    """What a tracker loads of such a file: all but the neck."""
+    from safetensors.torch import load_file
+
+    return {k: v for k, v in load_file(str(path)).items() if not k.startswith(("neck.", "classifier."))}
+
+
 @pytest.mark.parametrize(
     ("colour", "layout", "dtype"),
-    [("rgb", "nchw", "uint8"), ("bgr", "nhwc", "uint8"), ("rgb", "nchw", "float32")],
+    [("bgr", "nhwc", "uint8"), ("rgb", "nchw", "float32")],
 )
 def test_onnx_takes_photos_and_gives_unit_vectors(
     checkpoint: Path,

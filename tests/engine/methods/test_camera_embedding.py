@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ from crossreid.modeling import ModelError
 from crossreid.modeling.side_information import camera_rows, camera_table, for_cameras
 from crossreid.modeling.strong_net import StrongNet
 from crossreid.modeling.vit import ViT
-from crossreid.modeling.weights import load_network, read_checkpoint
+from crossreid.modeling.weights import load_backbone, load_network, read_checkpoint
 from tests.ranks import run_ranks
 from tests.small_nets import shrink
 from tests.tiny import CPU, differences, overrides, train
@@ -94,6 +95,19 @@ def test_rows_of_other_cameras_are_left_in_the_file() -> None:
     assert load_network(new, weights, "file") == []
     assert torch.equal(new["backbone"].sie_embed, source["backbone"].sie_embed)
     assert for_cameras(source, weights) is weights
+
+
+@pytest.mark.parametrize("cameras", [3, 5])
+def test_rows_of_a_transreid_file(cameras: int, tmp_path: Path, told: Callable[[], str]) -> None:
+    """Taken where their number is that of the training cameras, else told."""
+    state = vit().state_dict() | {"sie_embed": torch.randn(cameras, 1, 8)}
+    torch.save({f"base.{k}": v for k, v in state.items()}, tmp_path / "theirs.pth")
+    net = vit(camera_table({"a": np.arange(3)}))
+    load_backbone(net, "vit", str(tmp_path / "theirs.pth"))
+    assert torch.equal(net.sie_embed, state["sie_embed"]) == (cameras == 3)
+    assert net.sie_cameras[:, 1].tolist() == [0, 1, 2]
+    missing = "none; left over: none" if cameras == 3 else "sie_embed; left over: sie_embed"
+    assert f"not in the file: {missing}" in told()
 
 
 def test_training_evaluation_and_what_is_refused(

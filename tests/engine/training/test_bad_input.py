@@ -94,6 +94,7 @@ def test_devices(fails: Fails) -> None:
     assert "no GPU 97" in fails(devices="97")
     assert "'gpu'" in fails(devices="gpu")
     assert "'cpu:0'" in fails(devices="cpu:0")
+    assert "'cpu:'" in fails(devices="cpu:")
 
 
 def test_batch(fails: Fails) -> None:
@@ -228,3 +229,13 @@ def test_a_missing_source_is_told_before_a_built_in_one_is_drawn(
     monkeypatch.setattr("crossreid.engine.data.build_domain", build)
     told = fails("DATASETS.SOURCES", f"[synthetic:summer, 'folder:{tmp_path}/gone']")
     assert f"{tmp_path}/gone" in told
+
+
+def test_an_unknown_backbone_is_told_before_data_are_read(
+    fails: Fails, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(
+        "crossreid.engine.training.trainer.build_data", lambda *_: pytest.fail("data are read")
+    )
+    assert "did you mean tiny?" in fails("MODEL.BACKBONE", "Tiny")
+    assert not (tmp_path / "out").exists()
