@@ -64,10 +64,10 @@ _C.DATASETS.ON_CORRUPT = choice("error", "skip")  # images that do not decode
 
 _C.DATASETS.SYNTHETIC = Section()  # size of the built-in domains (synthetic:summer, :winter, :night, :indoor)
 _C.DATASETS.SYNTHETIC.IDENTITIES = number(200, 2, 5000)  # for training
-_C.DATASETS.SYNTHETIC.TEST_IDENTITIES = number(100, 2, 5000)  # for query and gallery
-_C.DATASETS.SYNTHETIC.CAMERAS = number(6, 1, 20)  # an identity passes 3 to 5 of them
+_C.DATASETS.SYNTHETIC.TEST_IDENTITIES = number(100, 2, 4999)  # for query and gallery
+_C.DATASETS.SYNTHETIC.CAMERAS = number(6, 2, 32)  # an identity passes 3 to 5 of them
 _C.DATASETS.SYNTHETIC.SEED = number(0, 0, 2**31 - 1)  # another seed draws other people and cameras
-_C.DATASETS.SYNTHETIC.SIZE = numbers([128, 64], 32, 1024, length=2)  # height and width in pixels
+_C.DATASETS.SYNTHETIC.SIZE = numbers([128, 64], 32, 512, length=2)  # height and width in pixels
 
 _C.INPUT = Section()
 _C.INPUT.SIZE = numbers([256, 128], 16, 2048, length=2)  # height and width in pixels

@@ -23,7 +23,7 @@ from crossreid.datasets.synthetic import DOMAINS, GALLERY, QUERY, TRAIN, Job, Si
 VERSION = 2  # raise it whenever the pictures change
 MARKER = "domain.json"
 SHARE = 4  # jobs that a worker draws at a time
-_LIMITS = {
+LIMITS = {  # of what can be drawn; the bounds of DATASETS.SYNTHETIC lie within
     "identities": (1, 5000),
     "test_identities": (1, 4999),
     "cameras": (2, 32),
@@ -40,17 +40,26 @@ def _whole(name: str, value: object, low: int, high: int) -> None:
         raise DatasetError(f"built-in domain: {name} must be a whole number, {low} to {high}, not {value!r}")
 
 
+def check_domain(domain: str) -> None:
+    """Refuse a domain that is not built in.
+
+    Raises:
+        DatasetError: it names the nearest one, and all.
+    """
+    if domain not in DOMAINS:
+        near = difflib.get_close_matches(str(domain), DOMAINS, 1, 0.5)
+        hint = f"; did you mean '{near[0]}'?" if near else ""
+        raise DatasetError(f"no built-in domain '{domain}'{hint} (there are: {', '.join(DOMAINS)})")
+
+
 def check(domain: str, sizes: Sizes, workers: int | None = None) -> None:
     """Refuse what cannot be drawn.
 
     Raises:
         DatasetError: unknown domain, or a value out of range; names what is allowed.
     """
-    if domain not in DOMAINS:
-        near = difflib.get_close_matches(str(domain), DOMAINS, 1, 0.5)
-        hint = f"; did you mean '{near[0]}'?" if near else ""
-        raise DatasetError(f"no built-in domain '{domain}'{hint} (there are: {', '.join(DOMAINS)})")
-    for name, (low, high) in _LIMITS.items():
+    check_domain(domain)
+    for name, (low, high) in LIMITS.items():
         _whole(name, getattr(sizes, name), low, high)
     if workers is not None:
         _whole("workers", workers, 1, 64)

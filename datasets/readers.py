@@ -137,6 +137,19 @@ def _read_published(kind: str, base: Path, subset: str, split_id: int, lists: Ma
     return read_market(path, kind)
 
 
+def check_name(name: str) -> None:
+    """Refuse a name that no dataset has, before anything is read or drawn.
+
+    Raises:
+        DatasetError: the name, or that of the built-in domain, is unknown; the nearest known one is named.
+    """
+    kind, tail = canonical(name)
+    if kind == "synthetic":
+        from crossreid.datasets.built_in import check_domain
+
+        check_domain(tail)
+
+
 def _read_synthetic(domain: str, base: Path, arguments: dict[str, Any]) -> Splits:
     from crossreid.datasets.built_in import ensure  # drawing is imported only by those who draw
 

@@ -122,9 +122,9 @@ def _fresh(index: Index, truth: Truth, fmr: float) -> tuple[np.ndarray, Truth]:
     if shows(fresh, fmr):
         return index.vectors[rows], fresh
     print(
-        f"warning: the network was trained on {count:,} of these {len(seen):,} photos and tells their people apart "
-        f"better than others: fresh photos will exceed a rate of {fmr:g}, outside its interval. Add photos that it has "
-        f"not seen (crossreid index ... --out {index.folder}) and calibrate again: those alone count if they suffice"
+        f"warning: the network was trained on {count:,} of these {len(seen):,} photos and knows their people: among "
+        "others the rate may lie outside its interval. Add photos that it has not seen (crossreid index ... --out "
+        f"{index.folder}) and calibrate again: those alone count if they suffice"
     )
     words = f"{truth.assumption}; the network was trained on {count:,} of the {len(seen):,} photos"
     return index.vectors, truth.take(np.arange(len(seen)), words)

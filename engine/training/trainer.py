@@ -8,6 +8,7 @@ import torch
 from ignite.engine import Engine
 from yacs.config import CfgNode
 
+from crossreid.datasets.readers import check_name
 from crossreid.engine import checkpoint
 from crossreid.engine.data import Data, build_data
 from crossreid.engine.distributed import Ranks, barrier, unwrap
@@ -44,6 +45,8 @@ def run(cfg: CfgNode, ranks: Ranks) -> None:
     if resume:
         checkpoint.check_resume(cfg, resume)
     need_trackers(cfg.LOG.TRACKERS)
+    for name in (*cfg.DATASETS.SOURCES, cfg.DATASETS.TARGET):
+        check_name(name)
     _check_weights(cfg, resume)
     _make_folders(cfg, ranks, (logs, saved))
     setup_text(logs / "train.log" if ranks.first else None, quiet=not ranks.first)

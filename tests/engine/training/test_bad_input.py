@@ -13,6 +13,9 @@ import pytest
 import torch
 from PIL import Image
 
+from crossreid import configs
+from crossreid.configs import ConfigError
+from crossreid.datasets import built_in
 from crossreid.engine.training.launch import main
 from crossreid.modeling.weights import read_checkpoint
 from tests.tiny import overrides, train
@@ -239,3 +242,19 @@ def test_an_unknown_backbone_is_told_before_data_are_read(
     )
     assert "did you mean tiny?" in fails("MODEL.BACKBONE", "Tiny")
     assert not (tmp_path / "out").exists()
+
+
+def test_unknown_datasets_are_told_before_a_folder_is_made(fails: Fails, tmp_path: Path) -> None:
+    assert "did you mean 'summer'?" in fails("DATASETS.SOURCES", "[synthetic:sumer]")
+    assert "unknown dataset 'marke'" in fails("DATASETS.TARGET", "marke")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", sorted(built_in.LIMITS))
+def test_the_config_takes_no_built_in_domain_that_cannot_be_drawn(name: str) -> None:
+    low, high = built_in.LIMITS[name]
+    key = f"DATASETS.SYNTHETIC.{'SIZE' if name in ('height', 'width') else name.upper()}"
+    for value in (low - 1, high + 1):
+        size = {"height": f"[{value}, 64]", "width": f"[128, {value}]"}.get(name, str(value))
+        with pytest.raises(ConfigError, match=key):
+            configs.load(None, [key, size])

@@ -15,8 +15,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from crossreid.datasets import DatasetError
+from crossreid.datasets.built_in import ensure
 from crossreid.engine.errors import InputError
-from crossreid.engine.evaluation.report import write_metrics
+from crossreid.engine.evaluation.report import load_features, save_features, write_metrics
 from crossreid.engine.evaluation.retrieval import Features, evaluate
 from crossreid.engine.log import LOGGER, setup_text
 from crossreid.engine.recorder import Recorder
@@ -141,3 +143,26 @@ def test_metrics_of_earlier_runs_are_kept(tmp_path: Path) -> None:
         write_metrics(path, "second", results)
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_features_are_both_new_or_both_old(tmp_path: Path) -> None:
+    def part(value: float, count: int) -> Features:
+        return Features(torch.full((count, 64), value), torch.arange(count), torch.arange(count))
+
+    save_features(tmp_path, "run", part(1.0, 2), part(1.0, 50))
+    before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+    with room(6000), pytest.raises(OSError, match="File too large"):  # the gallery has no room
+        save_features(tmp_path, "run", part(2.0, 2), part(2.0, 50))
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
+    (tmp_path / ".run-query.npz.4194305.tmp").touch()  # no process has so high a number
+    save_features(tmp_path, "run", part(2.0, 2), part(2.0, 50))
+    assert sorted(file.name for file in tmp_path.iterdir()) == sorted(before)
+    assert load_features(tmp_path, "run")[1].vectors.unique().tolist() == [2.0]
+
+
+def test_drawing_is_one_line_and_leaves_nothing(tmp_path: Path) -> None:
+    sizes = {"identities": 1, "test_identities": 1, "cameras": 2, "height": 64, "width": 32}
+    with room(300), pytest.raises(DatasetError, match="cannot write built-in domain 'summer' under") as told:
+        ensure("summer", tmp_path, workers=1, progress=False, **sizes)
+    assert "\n" not in str(told.value)
+    assert [path for path in tmp_path.rglob("*") if path.suffix in (".jpg", ".partial")] == []
