@@ -79,7 +79,7 @@ def restore(state: Mapping[str, Any], content: Mapping[str, Any], origin: str) -
             saved = {key: saved[key] for key in item.state_dict() if key in saved}
         try:
             item.load_state_dict(saved)
-        except (ValueError, KeyError, RuntimeError, TypeError, AttributeError) as error:
+        except (ValueError, LookupError, RuntimeError, TypeError, AttributeError) as error:
             raise InputError(f"{where} does not fit this run ({first_line(error)})") from None
 
 

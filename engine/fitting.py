@@ -74,6 +74,8 @@ def optimizer_misfit(optimizer: Optimizer, saved: Any) -> str:
         own for own, group in zip(groups, saved["param_groups"]) if own["params"] != group["params"]
     ]:
         return f"param_groups holds other parameters than {wrong[0]['params'][:3]} …"
+    if refused := _first(_refused(optimizer, group) for group in saved["param_groups"]):
+        return f"param_groups: {refused}"
     names = _moments(optimizer)
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     for index, entry in saved["state"].items():
@@ -88,6 +90,16 @@ def optimizer_misfit(optimizer: Optimizer, saved: Any) -> str:
                 continue
             if found := tensor_misfit(like.dtype, like.shape, value, f"{where}.{name}"):
                 return found
+    return ""
+
+
+def _refused(optimizer: Optimizer, group: Mapping[str, Any]) -> str:
+    """What the optimizer's own constructor says of a group's values, nothing if they are in range."""
+    values = {key: group[key] for key in optimizer.defaults if key not in FILLED_IN}
+    try:
+        type(optimizer)([torch.zeros(1)], **values)
+    except (ValueError, TypeError) as error:
+        return str(error)[:200]
     return ""
 
 
@@ -114,7 +126,9 @@ def _moments(optimizer: Optimizer) -> set[str]:
 
 def scheduler_misfit(own: Mapping[str, Any], saved: Any) -> str:
     """The first place where a schedule's saved state does not fit, empty if all does."""
-    return misfit({key: own[key] for key in ("last_epoch", "base_lrs", "_last_lr", "_step_count")}, saved)
+    needed = ("last_epoch", "base_lrs", "_last_lr", "_step_count")
+    there = saved if isinstance(saved, Mapping) else ()
+    return misfit({key: value for key, value in own.items() if key in needed or key in there}, saved)
 
 
 def history_misfit(saved: Any) -> str:

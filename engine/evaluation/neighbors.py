@@ -281,7 +281,8 @@ def squared_distances(
     result = torch.empty(len(one), dtype=points.dtype)
     for a, b, part in zip(one.split(size), other.split(size), result.split(size)):
         few, place = a.unique_consecutive(return_inverse=True)  # one point in many pairs
-        part.copy_(points[b].sub_(points[few].index_select(0, place)).square_().sum(1))
+        first = points[few].index_select(0, place.to(points.device))
+        part.copy_(points[b].sub_(first).square_().sum(1))
         bar.update(size)
     bar.close()
     return result
