@@ -4,7 +4,7 @@ python benchmarks/clustering.py [12936 32621 93820] [--distance jaccard ca_jacca
 
 Features as in ``benchmarks/retrieval.py``: 2048-d, L2-normalised, a random cluster a person, 17 images a person, 6
 cameras; k1 30, k2 6, eps 0.6, min_samples 4. Every case runs in a process of its own, whose memory is read from Linux.
-"product" is the bare matrix product of all pairs, each once.
+"product" is the bare matrix product of all pairs, each once. ``--draw`` also draws docs/img/clustering_cost.png.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
 
-from benchmarks.retrieval import clusters, memory
+from benchmarks.loglog import draw
+from benchmarks.retrieval import ROOT, clusters, memory
 from crossreid.engine.evaluation import criteria
 from crossreid.engine.evaluation.clusters import MOST, ClusterOptions, cluster_memberships, dbscan
 from crossreid.engine.evaluation.features import TILES
@@ -79,6 +80,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--noise", type=float, default=3.5, help="of an image against its person's centre")
     parser.add_argument("--silhouette", action="store_true")
+    parser.add_argument("--draw", action="store_true")
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.child:
@@ -88,11 +90,19 @@ def main() -> None:
         return
     options = [f"--threads={arguments.threads}", f"--noise={arguments.noise}"]
     options += ["--silhouette"] * arguments.silhouette
+    lines: dict[str, list[tuple[float, float]]] = {}
     for count in arguments.sizes:
         for distance in arguments.distance:
             command = [sys.executable, __file__, str(count), "--distance", distance, "--child", *options]
             values = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
             print(f"{distance} {count}: " + ", ".join(f"{k} {v:.4g}" for k, v in values.items()), flush=True)
+            for name, unit in (("whole s", "s"), ("product s", "s"), ("process MiB at peak", "MiB")):
+                shown = name.rpartition(" ")[0] if unit == "s" else "peak, MiB"
+                lines.setdefault(f"{distance}: {shown}", []).append((count, values[name]))
+    if arguments.draw:
+        title = f"Features to labels on {arguments.threads} cores, 2048-d features"
+        picture = ROOT / "docs" / "img" / "clustering_cost.png"
+        draw(picture, lines, title=title, x="images N", y="seconds, or MiB")
 
 
 if __name__ == "__main__":
