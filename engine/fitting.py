@@ -128,7 +128,10 @@ def scheduler_misfit(own: Mapping[str, Any], saved: Any) -> str:
     """The first place where a schedule's saved state does not fit, empty if all does."""
     needed = ("last_epoch", "base_lrs", "_last_lr", "_step_count")
     there = saved if isinstance(saved, Mapping) else ()
-    return misfit({key: value for key, value in own.items() if key in needed or key in there}, saved)
+    if found := misfit({key: value for key, value in own.items() if key in needed or key in there}, saved):
+        return found
+    counts = {key: saved[key] for key in ("last_epoch", "_step_count")}
+    return _first(f"{key} is {kind(count)}" for key, count in counts.items() if not 0 <= count <= 10**9)
 
 
 def history_misfit(saved: Any) -> str:

@@ -121,6 +121,7 @@ def test_another_type_or_shape_is_refused_by_name(keys: tuple[Any, ...], change:
         (("optimizer", "param_groups", 0, "betas"), [0, 2]),
         (("scheduler", "base_lrs"), [0.1, 0.1]),
         (("scheduler", "lr_lambdas"), {"": 0}),
+        (("scheduler", "last_epoch"), -1025),
         (("scheduler", "_last_lr"), None),
         (("scaler",), "none"),
         (("progress",), None),
