@@ -116,7 +116,9 @@ def _main(options: argparse.Namespace) -> None:
     if not options.features_only:
         _score(cfg, devices[0], folder, run, target.name, features, options.rerank, str(path))
     if options.report:
-        _report(options.report, subject(cfg, [], *features, extractor, read(cfg, target.name)))
+        _report(
+            options.report, subject(cfg, [], *features, extractor, read(cfg, target.name, training=False))
+        )
 
 
 def _report(path: str, about: Subject) -> None:

@@ -163,26 +163,19 @@ class Lines:
 
 
 def _kept(path: Path, after: int) -> list[str]:
-    """The lines of steps up to ``after``; a damaged line is named and dropped."""
+    """The lines of steps up to ``after``; a damaged one, or a last one left unfinished, is named and dropped."""
+    text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
     kept = []
-    for number, line in enumerate(_whole_lines(path), 1):
+    for number, line in enumerate(text.splitlines(keepends=True), 1):
+        if not line.endswith("\n"):
+            LOGGER.warning("%s: line %d was left unfinished and is dropped", path, number)
+            continue
         try:
             if json.loads(line)["step"] <= after:
                 kept.append(line)
         except (ValueError, KeyError, TypeError, RecursionError):
             LOGGER.warning("%s: line %d is damaged and dropped", path, number)
     return kept
-
-
-def _whole_lines(path: Path) -> list[str]:
-    """The whole lines of a file; a last line that a killed run left unfinished is dropped."""
-    if not path.is_file():
-        return []
-    return [
-        line
-        for line in path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
-        if line.endswith("\n")
-    ]
 
 
 def _of_tensorboard(arguments: threading.ExceptHookArgs) -> None:

@@ -97,7 +97,7 @@ def write_page(cfg: CfgNode, evaluation: TargetEvaluation, logs: Path) -> None:
         if evaluation.features is None:
             page = subject_of_network(cfg, network, history, evaluation.ranks.device)
         else:
-            splits = read(cfg, cfg.DATASETS.TARGET)
+            splits = read(cfg, cfg.DATASETS.TARGET, training=cfg.DATASETS.ADAPT)
             page = subject(cfg, history, *evaluation.features, network, splits)
         LOGGER.info("report %s", write_report(logs / "report.html", page))
     except InputError as error:
