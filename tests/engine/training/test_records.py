@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 from ignite.engine import Engine
 
-from crossreid.engine.recorder import Lines
 from crossreid.engine.training.handlers import Monitor, Stopped
 from tests.tiny import overrides, train
 
@@ -42,17 +41,3 @@ def test_stopped_at_step_6_of_a_period_of_4(
     assert [row["step"] for row in rows(tmp_path / "broken")] == [4]
     train("configs/demo.yml", [*broken, "RESUME", "auto"])
     assert rows(tmp_path / "broken") == rows(tmp_path / "straight")
-
-
-def test_an_unfinished_line_is_named_and_dropped(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    path = tmp_path / "metrics.jsonl"
-    path.write_text('{"step": 1}\n{"step": "x"}\n{"step": 2}\n{"step": 3}')
-    lines = Lines(path, after=5)
-    lines.add('{"step": 6}\n')
-    lines.close()
-    assert path.read_text() == '{"step": 1}\n{"step": 2}\n{"step": 6}\n'
-    told = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
-    assert told == [
-        f"{path}: line 2 is damaged and dropped",
-        f"{path}: line 4 was left unfinished and is dropped",
-    ]
