@@ -178,6 +178,14 @@ def whole_identities(pids: Integers, count: int) -> NDArray[np.int64]:
     return np.flatnonzero(np.isin(own, kept))
 
 
+def can_cluster(cameras: Integers, options: ClusterOptions) -> bool:
+    """Whether the cameras [N] of some images are known well enough to cluster them with these options."""
+    known, by_camera = np.asarray(cameras), options.distance == "ca_jaccard"
+    if (by_camera or options.camera_norm) and (known < 0).any():
+        return False
+    return not by_camera or len(np.unique(known)) > 1
+
+
 def source_guided(
     features: torch.Tensor,
     pids: Integers,

@@ -138,7 +138,7 @@ class TargetEvaluation:
         found = extract_split(
             self.cfg, self.extractor, images, self.data.plain, self.ranks, "source images", rows=rows
         )
-        if options.distance == "ca_jaccard" and len(found.cams.unique()) < 2:
+        if not criteria.can_cluster(found.cams, options):
             return math.nan
 
         def judge() -> float:

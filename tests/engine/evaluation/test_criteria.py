@@ -139,3 +139,14 @@ def test_whole_identities_are_few_and_whole() -> None:
     assert set(np.flatnonzero(np.isin(pids, pids[rows]))) == set(rows)
     assert np.diff(sorted(set(pids[rows]))).max() <= 8  # spread
     assert len(criteria.whole_identities(pids, 1000)) == 350
+
+
+def test_a_source_without_cameras_is_not_clustered_by_camera() -> None:
+    by_camera, by_norm = replace(OPTIONS, distance="ca_jaccard"), replace(OPTIONS, camera_norm=True)
+    assert [criteria.can_cluster([0, 1, -1], options) for options in (OPTIONS, by_camera, by_norm)] == [
+        True,
+        False,
+        False,
+    ]
+    assert [criteria.can_cluster([3, 3, 3], options) for options in (by_camera, by_norm)] == [False, True]
+    assert criteria.can_cluster([3, 4, 3], by_camera)
