@@ -79,10 +79,13 @@ def test_an_unknown_command_is_one_line(tmp_path: Path) -> None:
 def test_waiting_threads_leave_their_core(monkeypatch: pytest.MonkeyPatch) -> None:
     from crossreid.engine.commands import main
 
-    for before, after in (("", "PASSIVE"), ("ACTIVE", "ACTIVE")):
+    for before, after, spin in (("", "PASSIVE", "3000"), ("ACTIVE", "ACTIVE", None)):
+        monkeypatch.setenv("GOMP_SPINCOUNT", "1")
+        monkeypatch.delenv("GOMP_SPINCOUNT")
         monkeypatch.setenv("OMP_WAIT_POLICY", before)
         if not before:
             monkeypatch.delenv("OMP_WAIT_POLICY")
         with pytest.raises(SystemExit):
             main(["train", "--help"])
         assert os.environ["OMP_WAIT_POLICY"] == after
+        assert os.environ.get("GOMP_SPINCOUNT") == spin

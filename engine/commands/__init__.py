@@ -33,11 +33,16 @@ def main(arguments: list[str] | None = None) -> None:
         hint = f"; did you mean {near[0]}?" if near else ""
         print(f"error: no command {given[0]!r}: choose {', '.join(names())}{hint}", file=sys.stderr)
         raise SystemExit(2)
-    os.environ.setdefault(
-        "OMP_WAIT_POLICY", "PASSIVE"
-    )  # read when torch is loaded: threads that wait leave their core to others
+    _let_threads_sleep()
     ensure_packages()
     importlib.import_module(f"{__name__}.{given[0]}").main(given[1:])
+
+
+def _let_threads_sleep() -> None:
+    """Threads without work wait some microseconds for the next, then leave their core to others: read with torch."""
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
+        os.environ.setdefault("GOMP_SPINCOUNT", "3000")
 
 
 def key_values(words: list[str]) -> tuple[list[str], list[str]]:
