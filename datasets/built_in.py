@@ -181,7 +181,7 @@ def ensure(
         return folder
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with locked(folder.parent) as held:
+        with locked(folder.with_name(".lock")) as held:
             if not _complete(folder, domain, sizes):  # another process may have drawn it meanwhile
                 for left in folder.parent.glob(".*.partial") if held else ():  # by killed processes
                     shutil.rmtree(left, ignore_errors=True)

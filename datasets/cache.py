@@ -5,15 +5,13 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import re
 import shutil
 import time
-from collections.abc import Sequence
 from pathlib import Path
 
-from crossreid.datasets.decode import Size
-from crossreid.datasets.files import fcntl
 from crossreid.datasets.splits import DatasetError
-from crossreid.datasets.store import Store, content_keys, obtain
+from crossreid.datasets.store import ImageFiles, Store, obtain, remove_unused
 
 CACHES = ("auto", "ram", "disk", "off")
 SPARE_DISK = 1 << 30  # "auto" leaves this much of a disk free, and half of the memory
@@ -28,34 +26,27 @@ def default_cache_dir() -> Path:
     return (Path(base) if base else Path.home() / ".cache") / "crossreid" / "images"
 
 
-def shared_folder() -> Path | None:
-    """This user's folder in shared memory, or None where the system has none."""
-    if not SHARED_MEMORY.is_dir():
-        return None
+def shared_folder() -> Path:
+    """This user's folder in shared memory.
+
+    Raises:
+        OSError: the system has none, or the folder is another user's.
+    """
     path = SHARED_MEMORY / f"crossreid-{os.getuid()}"
     path.mkdir(mode=0o700, exist_ok=True)
-    return path if path.lstat().st_uid == os.getuid() and not path.is_symlink() else None
+    if path.lstat().st_uid != os.getuid():
+        raise OSError(f"{path} is another user's")
+    return path
 
 
 def available_memory() -> int:
     """Bytes of memory that processes could still get (a huge number where the system does not say)."""
-    with contextlib.suppress(OSError, ValueError, IndexError):
-        for line in Path("/proc/meminfo").read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    return 1 << 62
+    found = re.search(r"MemAvailable: *(\d+) kB", Path("/proc/meminfo").read_text())
+    return int(found[1]) * 1024 if found else 1 << 62
 
 
 def find_store(
-    paths: Sequence[str],
-    size: Size,
-    cache: str,
-    folder: Path,
-    label: str,
-    *,
-    workers: int,
-    progress: bool,
-    skip: bool,
+    files: ImageFiles, cache: str, folder: Path, label: str, *, skip: bool
 ) -> tuple[Store | None, str]:
     """The store for a mode of caching, and the mode that it came to: (None, "off") where there is no room.
 
@@ -67,33 +58,25 @@ def find_store(
     modes = {"auto": ("disk", "ram"), "disk": ("disk",), "ram": ("ram",), "off": ()}[cache]
     if not modes or not hasattr(os, "preadv"):  # Windows
         return None, "off"
-    names, key, missing = content_keys(paths, size)
+    names, key, missing = files.keys()
     if missing and not skip:
         row = min(missing)
         raise DatasetError(
-            f"{paths[row]}: cannot be read ({missing[row]}); was it moved since it was listed? Restore it, or set "
-            "DATASETS.ON_CORRUPT skip"
+            f"{files.paths[row]}: cannot be read ({missing[row]}); was it moved since it was listed? Restore it, "
+            "or set DATASETS.ON_CORRUPT skip"
         )
-    file = f"{label.replace('/', '-').replace(':', '-')}-{size[0]}x{size[1]}-{names}.u8"
+    name = f"{label.replace('/', '-').replace(':', '-')}-{files.size[0]}x{files.size[1]}-{names}.u8"
     problems = []
     for mode in modes:
-        where = folder if mode == "disk" else shared_folder()
-        if where is None:
-            problems.append("no shared memory on this system")
-            continue
-
-        def room(mode: str = mode, where: Path = where) -> int:
-            free = shutil.disk_usage(where).free
-            if mode == "ram":
-                return min(free, available_memory() // 2)
-            return free - (SPARE_DISK if cache == "auto" else 0)
-
+        where, temporary = (SHARED_MEMORY, True) if mode == "ram" else (folder, False)
         try:
-            if mode == "ram":
+            if temporary:
+                where = shared_folder()
                 sweep_unused(where)
-            store = obtain(paths, size, key, where / file, workers=workers, progress=progress, room=room)
-            if mode == "ram":
-                _hold(store)
+            where.mkdir(parents=True, exist_ok=True)
+            free = shutil.disk_usage(where).free
+            room = min(free, available_memory() // 2) if temporary else free - SPARE_DISK * (cache == "auto")
+            store = obtain(where / name, files, key, temporary=temporary, room=room)
         except OSError as error:
             problems.append(f"{where}: {error.strerror or error}")
             continue
@@ -109,20 +92,6 @@ def find_store(
 def sweep_unused(folder: Path) -> None:
     """Remove stores that killed processes left in memory; one of the last minute may be about to be held."""
     for path in folder.glob("*.u8"):
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError), path.open("rb") as file:
             if time.time() - path.stat().st_mtime > 60:
-                _let_go(os.open(path, os.O_RDONLY), path)
-
-
-def _hold(store: Store) -> None:
-    """Keep a store in memory as long as this process uses it; the last process to let go removes it."""
-    fcntl.flock(store.handle, fcntl.LOCK_SH)
-    store.on_close(_let_go)
-
-
-def _let_go(handle: int, path: Path) -> None:
-    with contextlib.suppress(OSError):
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)  # refused while somebody else holds it
-        if os.path.samestat(os.fstat(handle), path.stat()):  # not one that was built anew under its name
-            path.unlink()
-    os.close(handle)
+                remove_unused(file.fileno(), path)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 import os
 import zlib
@@ -99,31 +98,28 @@ def reason(error: Exception) -> str:
     return " ".join(f"{type(error).__name__}: {text}".split())[:300]
 
 
-def decode_rows(
-    target: str, size: Size, share: tuple[int, Sequence[str]]
-) -> tuple[list[int], dict[int, str]]:
+def decode_rows(target: str, size: Size, share: tuple[int, Sequence[str]]) -> list[int | str]:
     """Decode some images into their rows of a file, corrupt ones as zeros.
 
     Args:
-        target: the file ("": only try whether they decode).
+        target: the file (``os.devnull``: only try whether they decode).
         size: height, width, interpolation.
         share: the first row, and the images from it on.
 
     Returns:
-        CRC-32 of each image's bytes, and for rows that do not decode the reason.
+        CRC-32 of each image's bytes, or why it does not decode.
     """
     first, paths = share
     shape = (3, *size[:2])
-    checksums, corrupt = [], {}
-    with Path(target).open("r+b") if target else contextlib.nullcontext() as file:
-        if file:
-            file.seek(first * math.prod(shape))
-        for row, path in enumerate(paths, first):
+    found: list[int | str] = []
+    with Path(target).open("r+b") as file:
+        file.seek(first * math.prod(shape))
+        for path in paths:
             try:
                 pixels = decode(path, *size)
+                found.append(zlib.crc32(pixels.data))
             except Exception as error:  # Pillow's plugins raise nearly anything on damaged files
-                corrupt[row], pixels = reason(error), np.zeros(shape, np.uint8)
-            checksums.append(zlib.crc32(pixels.data))
-            if file:  # at once, while the pixels are in the processor's cache
-                file.write(pixels.data)
-    return checksums, corrupt
+                pixels = np.zeros(shape, np.uint8)
+                found.append(reason(error))
+            file.write(pixels.data)  # at once, while the pixels are in the processor's cache
+    return found

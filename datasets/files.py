@@ -15,11 +15,6 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
-
 READERS = min(4, os.cpu_count() or 1)
 
 
@@ -37,15 +32,17 @@ def open_regular(path: str | Path) -> int:
 
 
 @contextlib.contextmanager
-def locked(folder: Path) -> Iterator[bool]:
-    """Hold a folder: others wait. The lock ends with its process, however it ends.
+def locked(lock: Path) -> Iterator[bool]:
+    """Hold a lock, a file that is made where it is missing: others wait. It ends with its process, however that ends.
 
     Yields:
         False where there are no locks: then nobody waits, and every process does the work.
     """
-    with (folder / ".lock").open("a+b") as file:
+    with lock.open("a+b") as file:
         held = False
-        with contextlib.suppress(OSError, AttributeError):
+        with contextlib.suppress(OSError, ImportError):  # a file system without locks, Windows
+            import fcntl
+
             fcntl.flock(file, fcntl.LOCK_EX)
             held = True
         yield held
@@ -68,12 +65,12 @@ def threads(process: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(READERS, "reader")
 
 
-def read_rows(handle: int, rows: NDArray[np.int64], out: NDArray[np.uint8], parts: int = READERS) -> bool:
+def read_rows(handle: int, rows: NDArray[np.int64], out: NDArray[np.uint8]) -> bool:
     """Copy rows of a file of equal rows into ``out`` [B, bytes]; False where the file ends before one of them."""
+    parts = min(READERS, len(rows) // 32 + 1)
 
     def read(part: int) -> bool:
         chosen = zip(out[part::parts], rows[part::parts].tolist())
         return all(os.preadv(handle, [row], start * len(row)) == len(row) for row, start in chosen)
 
-    parts = min(parts, len(rows) // 32 + 1)
     return all(list(threads(os.getpid()).map(read, range(parts)))) if parts > 1 else read(0)

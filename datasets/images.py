@@ -14,10 +14,10 @@ from torch.utils.data import Dataset
 from crossreid.datasets import buffers
 from crossreid.datasets.cache import CACHES, default_cache_dir, find_store
 from crossreid.datasets.camstyle_copies import Styled, choices
-from crossreid.datasets.decode import FILTERS, Box, Size, decode, reason
+from crossreid.datasets.decode import FILTERS, Box, decode, reason
 from crossreid.datasets.pool import available_cores
 from crossreid.datasets.splits import Batch, DatasetError, Split
-from crossreid.datasets.store import Store, decode_all
+from crossreid.datasets.store import ImageFiles, Store, corrupt_rows
 
 ON_CORRUPT = ("error", "skip")
 
@@ -63,36 +63,23 @@ class ImageDataset(Dataset[Batch]):
             raise DatasetError(f"image size {size}: height and width must be at least 1 pixel")
         styled = styled or Styled()
         self.size = (int(size[0]), int(size[1]))
-        self._form: Size = (*self.size, interpolation)
-        self._paths = (*split.paths, *styled.paths)
-        self._workers, self._progress, self._skip = (
-            workers or available_cores(),
-            progress,
-            on_corrupt == "skip",
-        )
+        paths, form = (*split.paths, *styled.paths), (*self.size, interpolation)
+        self._files = ImageFiles(paths, form, workers or available_cores(), progress)
+        self._skip = on_corrupt == "skip"
         self._name, self._cache = split.name or "images", cache
         self._folder = Path(cache_dir).expanduser() if cache_dir else default_cache_dir()
         self._store, self.mode = self._find()
         corrupt = self._store.corrupt if self._store else {}
         if self._store is None and self._skip:  # they must be known before the first epoch
-            corrupt = decode_all(self._paths, self._form, "", self._workers, progress)[1]
+            corrupt = corrupt_rows(self._files.decode())
         self._corrupt = sorted(corrupt)
-        self.skipped = tuple((self._paths[row], corrupt[row]) for row in self._corrupt)
+        self.skipped = tuple((paths[row], corrupt[row]) for row in self._corrupt)
         if self.skipped:
             _report(self.skipped, split.name, on_corrupt)
         self._number(split, styled, np.array(self._corrupt, np.int64))
 
     def _find(self) -> tuple[Store | None, str]:
-        return find_store(
-            self._paths,
-            self._form,
-            self._cache,
-            self._folder,
-            self._name,
-            workers=self._workers,
-            progress=self._progress,
-            skip=self._skip,
-        )
+        return find_store(self._files, self._cache, self._folder, self._name, skip=self._skip)
 
     def _number(self, split: Split, styled: Styled, corrupt: NDArray[np.int64]) -> None:
         """Row of this dataset -> row of the store, and -> index in the split, both without corrupt images."""
@@ -154,10 +141,10 @@ class ImageDataset(Dataset[Batch]):
             self._renew(self._store)
         for target, row in zip(out, rows):
             try:
-                target[:] = decode(self._paths[row], *self._form, box).reshape(-1)
+                target[:] = decode(self._files.paths[row], *self._files.size, box).reshape(-1)
             except Exception as error:  # Pillow's plugins raise nearly anything on damaged files
                 raise DatasetError(
-                    f"{self._paths[row]}: does not decode ({reason(error)}); restore or delete the file, "
+                    f"{self._files.paths[row]}: does not decode ({reason(error)}); restore or delete the file, "
                     "or set DATASETS.ON_CORRUPT skip"
                 ) from error
 
@@ -166,7 +153,7 @@ class ImageDataset(Dataset[Batch]):
         logger.warning("%s: image store %s was changed while in use", self._name, store.path)
         self._store, self.mode = self._find()
         if self._store is not None and not set(self._store.corrupt) <= set(self._corrupt):
-            path = self._paths[min(set(self._store.corrupt) - set(self._corrupt))]
+            path = self._files.paths[min(set(self._store.corrupt) - set(self._corrupt))]
             raise DatasetError(
                 f"{path}: was damaged or removed while in use, as was the image store {store.path}"
             )

@@ -24,7 +24,7 @@ from crossreid.datasets.files import open_regular
 from crossreid.datasets.pool import available_cores
 from crossreid.datasets.readers import canonical
 from crossreid.datasets.splits import PARTS, UNKNOWN
-from crossreid.datasets.store import decode_all
+from crossreid.datasets.store import ImageFiles, corrupt_rows
 from crossreid.engine.errors import guarded
 
 TILE = (128, 64)  # height, width of a picture on a contact sheet
@@ -153,7 +153,7 @@ def checked_files(splits: Splits, workers: int) -> list[str]:
     bad: list[tuple[str, str]] = []
     for part in PARTS:
         paths = getattr(splits, part).paths
-        corrupt = decode_all(paths, (*SMALL, "bilinear"), "", workers, True)[1]
+        corrupt = corrupt_rows(ImageFiles(paths, (*SMALL, "bilinear"), workers, True).decode())
         bad += [(paths[row], why) for row, why in sorted(corrupt.items())]
     lines = [f"  files that do not decode: {len(bad)}"]
     lines += [f"    {path}  {why}" for path, why in bad[:NAMED]]

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -15,6 +13,7 @@ from yacs.config import CfgNode
 
 from crossreid import configs
 from crossreid.configs.overrides import pairs
+from crossreid.datasets.files import locked
 from crossreid.engine.checkpoint import check_format, find_resume
 from crossreid.engine.distributed import read_nodes
 from crossreid.engine.errors import InputError
@@ -43,7 +42,7 @@ def run_stages(cfg: CfgNode, overrides: list[str], start: Callable[[CfgNode], in
     """
     stages = _plan(cfg, overrides)
     for stage, following in pairwise(stages):
-        with _alone(stage):
+        with locked(_lock(stage)):
             if not _complete(stage):
                 if read_nodes(os.environ).count > 1:
                     raise InputError(
@@ -109,11 +108,8 @@ def _complete(stage: CfgNode) -> bool:
     return done >= int(stage.SOLVER.EPOCHS)
 
 
-@contextmanager
-def _alone(stage: CfgNode) -> Iterator[None]:
-    """Two runs that need the same first stage wait for each other."""
+def _lock(stage: CfgNode) -> Path:
+    """Held by the one of several runs that trains the same first stage."""
     folder = Path(stage.OUTPUT_DIR) / "checkpoints"
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / f".{stage.NAME}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
+    return folder / f".{stage.NAME}.lock"

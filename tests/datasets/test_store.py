@@ -124,7 +124,6 @@ def test_folder_that_cannot_be_made(tmp_path: Path, caplog: pytest.LogCaptureFix
 def test_memory_store_goes_with_its_last_user(tmp_path: Path) -> None:
     split = make_split(tmp_path / "images")
     folder = cache.shared_folder()
-    assert folder is not None
     before = stores(folder)
     first = ImageDataset(split, SIZE, cache="ram")
     second = ImageDataset(split, SIZE, cache="ram")
@@ -138,7 +137,6 @@ def test_memory_store_goes_with_its_last_user(tmp_path: Path) -> None:
 
 def test_memory_left_by_a_killed_process_is_swept(tmp_path: Path) -> None:
     folder = cache.shared_folder()
-    assert folder is not None
     left = folder / "left.u8"
     left.write_bytes(b"x")
     cache.sweep_unused(folder)

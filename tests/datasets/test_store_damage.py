@@ -15,6 +15,11 @@ from crossreid.datasets.images import ImageDataset
 from tests.datasets.stores import SIZE, everything, make_split, stores, usual
 
 
+def files_of(paths: tuple[str, ...]) -> tuple[store.ImageFiles, str]:
+    files = store.ImageFiles(paths, (*SIZE, "bilinear"), 1, False)
+    return files, files.keys()[1]
+
+
 @pytest.mark.parametrize("mode", ["disk", "ram"])
 @pytest.mark.parametrize("change", ["removed", "truncated", "emptied", "zeroed", "replaced"])
 def test_store_changed_while_in_use(
@@ -71,34 +76,39 @@ def test_every_flipped_bit_is_noticed(tmp_path: Path) -> None:
     split = make_split(tmp_path / "images")
     everything(ImageDataset(split, SIZE, cache_dir=tmp_path / "cache"))
     (path,) = stores(tmp_path / "cache")
-    whole, row_bytes = path.read_bytes(), 3 * SIZE[0] * SIZE[1]
-    _, key, _ = store.content_keys(split.paths, (*SIZE, "bilinear"))
-    assert isinstance(store.open_store(path, key, 6, row_bytes), store.Store)
-    random, end = np.random.default_rng(0), 6 * row_bytes
+    whole, (files, key) = path.read_bytes(), files_of(split.paths)
+    store.open_store(path, files, key)
+    random, end = np.random.default_rng(0), files.bytes
     places = [*random.integers(end, size=100), *random.integers(end, len(whole), size=300)]
     for place in places:
         content = bytearray(whole)
         content[place] ^= 1 << int(random.integers(8))
         path.write_bytes(content)
-        assert isinstance(store.open_store(path, key, 6, row_bytes), str), place
+        with pytest.raises(OSError, match="damaged"):
+            store.open_store(path, files, key)
         path.write_bytes(whole[:place])  # cut off there
-        assert isinstance(store.open_store(path, key, 6, row_bytes), str), place
+        with pytest.raises(OSError, match="damaged"):
+            store.open_store(path, files, key)
 
 
 def test_large_stores_are_sampled_at_opening(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     split = make_split(tmp_path / "images")
     everything(ImageDataset(split, SIZE, cache_dir=tmp_path / "cache"))
     (path,) = stores(tmp_path / "cache")
-    row_bytes = 3 * SIZE[0] * SIZE[1]
-    _, key, _ = store.content_keys(split.paths, (*SIZE, "bilinear"))
+    files, key = files_of(split.paths)
     with path.open("r+b") as file:
-        file.seek(4 * row_bytes)
+        file.seek(4 * files.row_bytes)
         file.write(b"damage")
-    monkeypatch.setattr(store, "CHECKED_BYTES", 3 * row_bytes)
-    found = [store.open_store(path, key, 6, row_bytes) for _ in range(60)]
-    noticed = found.count("is damaged")
+    monkeypatch.setattr(store, "CHECKED_BYTES", 3 * files.row_bytes)
+    noticed = 0
+    for _ in range(60):
+        try:
+            store.open_store(path, files, key)
+        except OSError:
+            noticed += 1
     assert 10 < noticed < 50  # half of the rows at each opening, others each time
-    assert store.open_store(path, key, 6, row_bytes, every_row=True) == "is damaged"  # after building
+    with pytest.raises(OSError, match="damaged"):  # after building
+        store.open_store(path, files, key, every_row=True)
 
 
 @pytest.mark.parametrize("kind", ["folder", "fifo", "loop"])
@@ -115,19 +125,18 @@ def test_something_else_under_the_store_s_name(tmp_path: Path, kind: str) -> Non
 
 @pytest.mark.parametrize(
     "about",
-    [b"[1, 2]", b"null", b"[" * 100_000, '{"key": KEY}', '{"key": KEY, "corrupt": 5}',
-     '{"key": KEY, "corrupt": "abc"}', '{"key": KEY, "corrupt": [[1000, "x"]]}',
-     '{"key": KEY, "corrupt": [[-1, "x"]]}'],
+    [b"[1, 2]", b"null", b"[" * 100_000, '{"key": KEY}', '{"key": KEY, "images": 5}',
+     '{"key": KEY, "images": "abc"}', '{"key": KEY, "images": [[], {}, null, true, 1.5, 1e999]}'],
 )  # fmt: skip
 def test_a_description_of_another_kind(tmp_path: Path, about: bytes | str) -> None:
     split = make_split(tmp_path / "images")
     good = everything(ImageDataset(split, SIZE, cache_dir=tmp_path / "cache"))
     (path,) = stores(tmp_path / "cache")
-    _, key, _ = store.content_keys(split.paths, (*SIZE, "bilinear"))
+    files, key = files_of(split.paths)
     text = about.replace("KEY", f'"{key}"').encode() if isinstance(about, str) else about
-    footer = store.FOOTER.pack(store.MAGIC, len(text), zlib.crc32(text))
-    path.write_bytes(path.read_bytes()[: 6 * (good[0].size + 4)] + text + footer)
-    assert isinstance(store.open_store(path, key, 6, good[0].size), str)
+    path.write_bytes(path.read_bytes()[: good.nbytes] + text + zlib.crc32(text).to_bytes(4, "little"))
+    with pytest.raises(OSError, match=r"description|damaged"):
+        store.open_store(path, files, key)
     assert (everything(ImageDataset(split, SIZE, cache_dir=tmp_path / "cache")) == good).all()
 
 
