@@ -1,4 +1,4 @@
-"""Overrides of a command line: ``KEY VALUE``, ``KEY=VALUE``, ``--KEY=VALUE``; values are YAML, paths stand as written."""
+"""Overrides of a command line: ``KEY VALUE``, ``KEY=VALUE``, ``--KEY=VALUE``; values are YAML, paths literal."""
 
 from __future__ import annotations
 
