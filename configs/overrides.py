@@ -1,10 +1,11 @@
-"""Overrides of a command line: ``KEY VALUE``, ``KEY=VALUE`` and ``--KEY=VALUE``, values read as YAML."""
+"""Overrides of a command line: ``KEY VALUE``, ``KEY=VALUE``, ``--KEY=VALUE``; values are YAML, paths literal."""
 
 from __future__ import annotations
 
 import re
 from typing import Any
 
+from crossreid.configs.defaults import _C
 from crossreid.configs.errors import ConfigError
 from crossreid.configs.reading import parse, shown
 
@@ -26,8 +27,14 @@ def pairs(overrides: list[str]) -> list[tuple[str, Any]]:
             text = left.pop(0)
         else:
             raise ConfigError(f"overrides come as KEY VALUE pairs or KEY=VALUE, {shown(key)} has no partner")
-        found.append((key, parse(text, f"the override {key[:80]}")))
+        found.append((key, text if _is_path(key, text) else parse(text, f"the override {key[:80]}")))
     return found
+
+
+def _is_path(key: str, text: str) -> bool:
+    """Whether a value is a path that YAML could misread (``a #b``, ``a: b``, ``~``): one without quotes of YAML."""
+    known = _C.keys().get(key.upper())
+    return known is not None and bool(known.kind) and isinstance(known.default, str) and text[:1] not in "\"'"
 
 
 def set_apart(arguments: list[str]) -> tuple[list[str], list[str]]:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from crossreid.configs import ConfigError, load
-from crossreid.configs.overrides import set_apart
+from crossreid.configs.overrides import pairs, set_apart
 
 
 def refused(path: Path | None, *overrides: str) -> str:
@@ -17,6 +17,13 @@ def refused(path: Path | None, *overrides: str) -> str:
     assert "\n" not in message
     assert len(message) < 1000
     return message
+
+
+@pytest.mark.parametrize(
+    ("text", "path"), [("a #b", "a #b"), ("a: b", "a: b"), ("5", "5"), ("'a #b'", "a #b"), ("[x]", "[x]")]
+)
+def test_a_path_of_the_command_line_is_no_yaml(text: str, path: str) -> None:
+    assert pairs(["OUTPUT_DIR", text, f"output_dir={text}"]) == [("OUTPUT_DIR", path), ("output_dir", path)]
 
 
 @pytest.mark.parametrize(
