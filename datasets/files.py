@@ -51,12 +51,13 @@ def locked(lock: Path) -> Iterator[bool]:
 @contextlib.contextmanager
 def draft(target: Path) -> Iterator[Path]:
     """The name of a file to write; in the end it takes ``target``'s place. A failure leaves nothing behind."""
-    path = target.with_name(f"{target.name}.{secrets.token_hex(6)}.tmp")
+    path = target.with_name(f".{target.name}.{secrets.token_hex(6)}.{os.getpid()}.tmp")
     try:
         yield path
         path.replace(target)
     finally:
-        path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            path.unlink(missing_ok=True)
 
 
 @functools.cache

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import signal
 import sys
 import threading
+import time
 import types
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -39,15 +39,26 @@ class _Context(SpawnContext):
     Process = _Process
 
 
-def _begin() -> None:
-    """In a worker: leave Ctrl-C to the parent, and end when the parent ends."""
+def _begin(parent: int) -> None:
+    """In a worker: leave Ctrl-C to the parent, and end with it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_follow, args=(multiprocessing.parent_process(),), daemon=True).start()
+    end_with(parent)
 
 
-def _follow(parent: Any) -> None:
-    parent.join()
-    os._exit(1)
+def end_with(parent: int, tidy: Callable[[], object] = lambda: None) -> None:
+    """In a child: end when its parent is gone, after ``tidy``.
+
+    Args:
+        parent: its process; named by itself, since it may be gone before the child asks.
+    """
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.2)
+        tidy()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def run(function: Callable[[T], R], tasks: Sequence[T], workers: int) -> Iterator[R]:
@@ -65,7 +76,7 @@ def run(function: Callable[[T], R], tasks: Sequence[T], workers: int) -> Iterato
     if workers <= 1:
         yield from map(function, tasks)
         return
-    pool = ProcessPoolExecutor(workers, _Context(), _begin)
+    pool = ProcessPoolExecutor(workers, _Context(), _begin, (os.getpid(),))
     try:
         yield from pool.map(function, tasks)
     except BrokenProcessPool as error:

@@ -13,7 +13,7 @@ from yacs.config import CfgNode
 from crossreid import configs
 from crossreid.configs.overrides import set_apart
 from crossreid.engine.deploy.network import load_extractor
-from crossreid.engine.deploy.report_page import Subject, need_report, write_report
+from crossreid.engine.deploy.report_page import Subject, write_report
 from crossreid.engine.deploy.report_subject import subject
 from crossreid.engine.distributed import Ranks, parse_devices
 from crossreid.engine.errors import InputError, guarded
@@ -28,6 +28,7 @@ from crossreid.engine.evaluation.report import (
     write_metrics,
 )
 from crossreid.engine.evaluation.retrieval import Features
+from crossreid.engine.extras import need
 from crossreid.engine.files import write_whole
 from crossreid.engine.log import LOGGER, setup_text
 from crossreid.engine.reading import build_evaluation, dataset_root, read
@@ -76,7 +77,7 @@ def _main(options: argparse.Namespace) -> None:
     setup_text(None, quiet=False)
     devices = parse_devices(options.device)
     if options.report:
-        need_report()
+        need("a report", "report")
     if len(devices) > 1:
         raise InputError(f"eval.py runs on one device, got {options.device}")
     overrides = list(options.overrides)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
+
+from crossreid.datasets.files import draft
 
 
 def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
@@ -18,27 +20,19 @@ def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
     write_together({path: write})
 
 
-def write_together(parts: Mapping[Path, Callable[[BinaryIO], object]]) -> None:
+def write_together(parts: dict[Path, Callable[[BinaryIO], object]]) -> None:
     """The same for several files: none is renamed before all are written.
 
     Raises:
         OSError: as of ``write_whole``.
     """
-    temporary = {path: path.with_name(f".{path.name}.{os.getpid()}.tmp") for path in parts}
-    try:
-        for path, write in parts.items():
+    with contextlib.ExitStack() as drafts:
+        for path, write in reversed(parts.items()):  # the last draft is renamed first
             path.parent.mkdir(parents=True, exist_ok=True)
-            with temporary[path].open("wb") as file:
+            with drafts.enter_context(draft(path)).open("wb") as file:
                 write(file)
                 file.flush()
                 os.fsync(file.fileno())
-        for path, written in temporary.items():
-            written.replace(path)
-    except BaseException:
-        for left in temporary.values():
-            with contextlib.suppress(OSError):
-                left.unlink(missing_ok=True)
-        raise
     for folder in {path.parent for path in parts}:
         _synchronise(folder)
 

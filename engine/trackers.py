@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import uuid
 from collections.abc import Mapping, Sequence
@@ -12,23 +11,9 @@ from typing import Any
 from yacs.config import CfgNode
 
 from crossreid.configs.loading import values_of
-from crossreid.engine.errors import InputError
 
 PROJECT = "crossreid"
 LONGEST = 500  # characters of a parameter that MLflow takes
-
-
-def need_trackers(names: Sequence[str]) -> None:
-    """Say which packages the trackers need.
-
-    Raises:
-        InputError: one is not installed.
-    """
-    missing = [name for name in names if importlib.util.find_spec(name) is None]
-    if missing:
-        raise InputError(
-            f'LOG.TRACKERS needs {", ".join(missing)}: pip install "crossreid[trackers]", or leave it empty'
-        )
 
 
 class Trackers:

@@ -11,6 +11,7 @@ import argparse
 from pathlib import Path
 
 from crossreid.engine.errors import guarded
+from crossreid.engine.extras import need
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -32,9 +33,10 @@ def _main(arguments: list[str] | None) -> None:
     options = parser.parse_intermixed_args(arguments)
 
     from crossreid.engine.deploy.embedder import Embedder
-    from crossreid.engine.deploy.export import export, need
+    from crossreid.engine.deploy.export import export
 
-    need(options.format)
+    if options.format == "onnx":
+        need("--format onnx", "export")
     embedder = Embedder(options.checkpoint, device="cpu", overrides=options.overrides)
     meta = export(
         embedder,

@@ -10,6 +10,7 @@ import argparse
 from pathlib import Path
 
 from crossreid.engine.errors import guarded
+from crossreid.engine.extras import need
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -33,14 +34,14 @@ def _main(arguments: list[str] | None) -> None:
     options = parser.parse_intermixed_args(arguments)
 
     from crossreid.engine.deploy.embedder import Embedder
-    from crossreid.engine.deploy.faiss_index import build_faiss, need_faiss
+    from crossreid.engine.deploy.faiss_index import build_faiss
     from crossreid.engine.deploy.index import build_index
     from crossreid.engine.deploy.photos import list_photos
     from crossreid.engine.log import setup_text
 
     setup_text(None, quiet=False)
     if options.faiss:
-        need_faiss()
+        need("--faiss", "faiss")
     list_photos(options.cameras)  # what is wrong with the photos is reported before the network is loaded
     embedder = Embedder(
         options.checkpoint, device=options.device, batch_size=options.batch, overrides=options.overrides

@@ -10,6 +10,7 @@ import argparse
 from pathlib import Path
 
 from crossreid.engine.errors import guarded
+from crossreid.engine.extras import need
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -27,9 +28,9 @@ def _main(arguments: list[str] | None) -> None:
     parser.add_argument("--device", default="cpu", help="cpu, or a GPU's id")
     options = parser.parse_intermixed_args(arguments)
 
-    from crossreid.engine.deploy.report_page import need_report, write_report
+    from crossreid.engine.deploy.report_page import write_report
     from crossreid.engine.deploy.report_subject import subject_of
 
-    need_report()
+    need("a report", "report")
     subject = subject_of(options.source, options.device, options.overrides)
     print(write_report(options.out, subject))

@@ -11,6 +11,7 @@ import ipaddress
 from pathlib import Path
 
 from crossreid.engine.errors import InputError, guarded
+from crossreid.engine.extras import need
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -38,9 +39,9 @@ def _main(arguments: list[str] | None) -> None:
         )
 
     from crossreid.engine.deploy.index import open_index
-    from crossreid.engine.deploy.server import create_app, need_server
+    from crossreid.engine.deploy.server import create_app
 
-    need_server()
+    need("serve", "serve")
     import uvicorn
 
     index = open_index(options.index)

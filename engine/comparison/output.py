@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
 
 from crossreid.datasets.files import draft
 from crossreid.engine.comparison.groups import Group
 from crossreid.engine.comparison.table import FORMATS, Table
-from crossreid.engine.deploy.plots import need_matplotlib
 from crossreid.engine.errors import InputError
+from crossreid.engine.extras import installed, need
 
 
 def check_outputs(tables: Sequence[Path], picture: Path | None) -> None:
@@ -23,20 +22,15 @@ def check_outputs(tables: Sequence[Path], picture: Path | None) -> None:
         if path.suffix[1:] not in FORMATS:
             raise InputError(f"{path}: a table is written as .{', .'.join(FORMATS)}")
     if picture is not None:
-        need_matplotlib("learning curves")
+        need("a picture of learning curves", "report", "matplotlib")
         if picture.suffix not in (".png",):
             raise InputError(f"{picture}: curves are drawn as .png")
-
-
-def can_draw() -> bool:
-    """Whether matplotlib is installed."""
-    return importlib.util.find_spec("matplotlib") is not None
 
 
 def write_table(path: Path, table: Table, groups: Sequence[Group] = ()) -> Path:
     """A table in the format that the file's name ends in; HTML with the learning curves where they can be drawn."""
     pictures = []
-    if path.suffix == ".html" and groups and can_draw():
+    if path.suffix == ".html" and groups and installed("matplotlib"):
         from crossreid.engine.comparison.pictures import learning_curves, png
 
         pictures = [("Learning curves", png(learning_curves(groups)))]

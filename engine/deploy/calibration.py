@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from crossreid.engine.deploy.pair_truth import Truth, from_cameras, from_labels
 from crossreid.engine.errors import InputError
 from crossreid.engine.evaluation.features import Features
+from crossreid.engine.extras import need
 
 __all__ = ["Truth", "calibrate", "from_cameras", "from_labels"]
 RATES = (1e-2, 1e-3, 1e-4)
@@ -279,7 +280,7 @@ def draw(path: Path, result: Calibration) -> None:
     Raises:
         InputError: no matplotlib.
     """
-    from crossreid.engine.deploy.plots import histograms, need_matplotlib, save
+    from crossreid.engine.deploy.plots import histograms, save
 
-    need_matplotlib("the histograms (calibrate)")
+    need("a picture of the histograms", "report", "matplotlib")
     save(path, histograms(result))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import logging
 import warnings
@@ -18,6 +17,7 @@ from crossreid.datasets.files import draft
 from crossreid.engine.deploy.embedder import Embedder, EmbeddingNetwork
 from crossreid.engine.deploy.snippets import write_snippets
 from crossreid.engine.errors import InputError
+from crossreid.engine.extras import need
 
 FORMATS = {"onnx": ".onnx", "pt2": ".pt2", "safetensors": ".safetensors"}
 LARGEST_DIFFERENCE = 1e-4
@@ -83,7 +83,8 @@ def export(
             raise InputError(f"{name} {value!r}: choose {' or '.join(allowed)}")
     if out.suffix != FORMATS[form]:
         raise InputError(f"--out {out}: a file of --format {form} ends in {FORMATS[form]}")
-    need(form)
+    if form == "onnx":
+        need("--format onnx", "export")
     meta = metadata(embedder, form, colour, layout, dtype)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -102,17 +103,6 @@ def export(
     except OSError as error:
         raise InputError(f"--out {out}: cannot be written ({error})") from None
     return meta
-
-
-def need(form: str) -> None:
-    """Say which packages a format lacks, before anything else is done.
-
-    Raises:
-        InputError: some are not installed.
-    """
-    packages = ("onnx", "onnxscript", "onnxruntime") if form == "onnx" else ()
-    if missing := [name for name in packages if importlib.util.find_spec(name) is None]:
-        raise InputError(f'--format {form} needs {", ".join(missing)}: pip install "crossreid[export]"')
 
 
 def metadata(embedder: Embedder, form: str, colour: str, layout: str, dtype: str) -> dict[str, Any]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
 import math
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -12,27 +12,17 @@ from numpy.typing import NDArray
 from crossreid.engine.deploy.index import Index
 from crossreid.engine.deploy.search import RERANKED, Filter, Hit, hits_of
 from crossreid.engine.errors import InputError
+from crossreid.engine.extras import need
 
 FILE = "faiss.index"
 PROBES = 32  # lists that a search visits
 
 
-def need_faiss() -> Any:
-    """The module faiss.
-
-    Raises:
-        InputError: it is not installed.
-    """
-    if importlib.util.find_spec("faiss") is None:
-        raise InputError('--faiss needs the package faiss: pip install "crossreid[faiss]" (faiss-cpu)')
-    import faiss
-
-    return faiss
-
-
 def build_faiss(index: Index) -> None:
     """Write an inverted-file index (about sqrt(N) lists, half-precision vectors) into the index's folder."""
-    faiss = need_faiss()
+    need("--faiss", "faiss")
+    import faiss
+
     count, dim = index.vectors.shape
     lists = max(1, min(int(math.sqrt(count)), count // 40))
     made = faiss.index_factory(dim, f"IVF{lists},SQfp16", faiss.METRIC_INNER_PRODUCT)
@@ -56,7 +46,8 @@ def search_faiss(
     Raises:
         InputError: no faiss, or no faiss index there.
     """
-    faiss = need_faiss()
+    need("--faiss", "faiss")
+    faiss: Any = import_module("faiss")  # its stubs lack what follows
     path = index.folder / FILE
     if not path.is_file():
         raise InputError(f"{index.folder} has no faiss index: run crossreid index with --faiss")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,16 +15,6 @@ if TYPE_CHECKING:
     from crossreid.engine.deploy.calibration import Calibration
 
 SAME, OTHER = "#1e9e3c", "#c83228"
-
-
-def need_matplotlib(what: str) -> None:
-    """Say which package a picture needs.
-
-    Raises:
-        InputError: it is not installed.
-    """
-    if importlib.util.find_spec("matplotlib") is None:
-        raise InputError(f'{what} need matplotlib: pip install "crossreid[report]"')
 
 
 def figure(width: float = 6, height: float = 3) -> tuple[Any, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import math
 import platform
@@ -23,6 +22,7 @@ from crossreid.engine.deploy.report_figures import curves, embedding_maps, figur
 from crossreid.engine.errors import InputError
 from crossreid.engine.evaluation.ranklist import Ranked, rank
 from crossreid.engine.evaluation.retrieval import Features, Retrieval, evaluate
+from crossreid.engine.extras import need
 
 TEMPLATE = Path(__file__).with_name("report.html")
 ROC_RATES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
@@ -54,24 +54,13 @@ class Subject:
     sheet: tuple[tuple[str, int, int, int], ...] = ()
 
 
-def need_report() -> None:
-    """Say which packages a page needs.
-
-    Raises:
-        InputError: some are not installed.
-    """
-    missing = [name for name in ("jinja2", "matplotlib") if importlib.util.find_spec(name) is None]
-    if missing:
-        raise InputError(f'a report needs {", ".join(missing)}: pip install "crossreid[report]"')
-
-
 def write_report(path: Path, subject: Subject) -> Path:
     """Write the page, whole or not at all.
 
     Raises:
         InputError: a missing package, a photo that is gone, a folder that cannot be written.
     """
-    need_report()
+    need("a report", "report")
     from jinja2 import Environment, StrictUndefined
 
     page = Environment(autoescape=True, undefined=StrictUndefined).from_string(

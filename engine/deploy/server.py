@@ -4,7 +4,6 @@ Annotations stay objects here: FastAPI reads those of functions inside a functio
 """
 
 import hmac
-import importlib.util
 import io
 import threading
 from pathlib import Path
@@ -28,18 +27,6 @@ PAGE = Path(__file__).with_name("page.html")
 POLICY = (
     "default-src 'self'; img-src 'self' blob: data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
 )
-
-
-def need_server() -> None:
-    """Say which packages the page needs.
-
-    Raises:
-        InputError: some are not installed.
-    """
-    packages = {"fastapi": "fastapi", "uvicorn": "uvicorn", "python-multipart": "python_multipart"}
-    missing = [name for name, module in packages.items() if importlib.util.find_spec(module) is None]
-    if missing:
-        raise InputError(f'serve needs {", ".join(missing)}: pip install "crossreid[serve]"')
 
 
 def open_upload(content: bytes) -> Image.Image:

@@ -72,17 +72,6 @@ class ClusterOptions:
             chunk_mb=test.CHUNK_MB,
         )
 
-    def check(self, images: int) -> None:
-        """Raise InputError where a list of neighbours would be longer than there are images."""
-        plain = self.distance == "jaccard"
-        names = ("k1", "k2") if plain else ("k1_intra", "k1_inter", "k2_intra", "k2_inter")
-        for name in names:
-            if getattr(self, name) > images:
-                raise InputError(
-                    f"CLUSTER.{name.upper()} is {getattr(self, name)} but there are {images} images to cluster: lower "
-                    "it, or give more images"
-                )
-
     def __post_init__(self) -> None:
         if self.distance not in DISTANCES:
             raise InputError(f"distance {self.distance!r} does not exist: choose {' or '.join(DISTANCES)}")

@@ -22,7 +22,8 @@ def check_target(settings: CfgNode, data: Data, section: str) -> None:
         InputError: fewer images than neighbours; cameras that are needed and unknown, or one alone.
     """
     split = data.domains["target"].images.split
-    keys = ("K1", "K2") if settings.DISTANCE == "jaccard" else ("K1_INTRA", "K1_INTER")
+    plain = settings.DISTANCE == "jaccard"
+    keys = ("K1", "K2") if plain else ("K1_INTRA", "K1_INTER", "K2_INTRA", "K2_INTER")
     for key in (*keys, "MIN_SAMPLES"):
         if settings[key] > len(split):
             raise InputError(
@@ -82,11 +83,10 @@ def find_labels(
         [N] clusters 0..C-1 with C >= 2; -1: outlier.
 
     Raises:
-        InputError: fewer than two clusters, whatever the radius; more neighbours than images.
+        InputError: fewer than two clusters, whatever the radius.
     """
     cams = data.domains["target"].images.split.cams
     options = cluster_options(settings, first=first)
-    options.check(len(features))
     labels = cluster(features, cams, options, ranks=data.ranks)
     found = describe(labels, cams)
     LOGGER.info(

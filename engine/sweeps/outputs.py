@@ -18,10 +18,11 @@ from crossreid.configs.loading import SWEEP, values_of
 from crossreid.configs.overrides import pairs
 from crossreid.configs.reading import BASE
 from crossreid.engine.comparison.groups import Group, cell, compare, correlations, short_names
-from crossreid.engine.comparison.output import can_draw, draw_curves, write
+from crossreid.engine.comparison.output import draw_curves, write
 from crossreid.engine.comparison.runs import Record
 from crossreid.engine.comparison.table import Table
 from crossreid.engine.evaluation.criteria import CRITERIA
+from crossreid.engine.extras import installed
 from crossreid.engine.sweeps.asked import ORACLE
 from crossreid.engine.sweeps.plan import ROW, Point, Run, Sweep, load_run
 from crossreid.engine.sweeps.results import DONE, FAILED, PRUNED, Results, objective
@@ -196,7 +197,7 @@ def write_all(results: Results, points: Sequence[Point], devices: str, *, final:
     if best:
         top = max(best, key=results.score)
         write(folder / "best.yml", best_yaml(results, top).encode())
-    if final and best and can_draw():
+    if final and best and installed("matplotlib"):
         _draw(results, best)
     return made
 

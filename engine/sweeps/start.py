@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 
 from crossreid.engine.comparison.table import Table
+from crossreid.engine.extras import need
 from crossreid.engine.sweeps.claims import Claims
 from crossreid.engine.sweeps.launcher import Fixed, Launcher, Source
 from crossreid.engine.sweeps.live import Live
@@ -52,9 +53,7 @@ def show(sweep: Sweep, devices: str) -> Table:
 
 def _open(sweep: Sweep) -> tuple[Source, Results, Claims]:
     if sweep.sampler == "tpe":
-        from crossreid.engine.sweeps.tpe import need_optuna
-
-        need_optuna()
+        need("the sampler tpe", "sweep", otherwise="; grid and random go without it")
     points = sweep.points() if sweep.sampler != "tpe" else []
     keep(sweep)
     results, claims = Results(sweep), Claims(sweep.folder / "claims")

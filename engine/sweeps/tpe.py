@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import math
 import sys
@@ -11,25 +10,12 @@ from typing import Any
 
 from crossreid.configs import ConfigError
 from crossreid.configs.checks import get
-from crossreid.engine.errors import InputError
 from crossreid.engine.sweeps.claims import Claims
 from crossreid.engine.sweeps.plan import ROW, Point, Sweep, load_run
 from crossreid.engine.sweeps.results import FAILED, PRUNED, Results
 from crossreid.engine.sweeps.space import Axis
 
 REFUSED = "refused"  # by the config
-
-
-def need_optuna() -> None:
-    """Say which package TPE needs.
-
-    Raises:
-        InputError: it is not installed.
-    """
-    if importlib.util.find_spec("optuna") is None:
-        raise InputError(
-            'the sampler tpe needs optuna: pip install "crossreid[sweep]"; grid and random go without it'
-        )
 
 
 class Proposals:

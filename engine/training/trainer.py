@@ -13,6 +13,7 @@ from crossreid.engine import checkpoint
 from crossreid.engine.data import Data, build_data
 from crossreid.engine.distributed import Ranks, barrier, unwrap
 from crossreid.engine.errors import InputError
+from crossreid.engine.extras import need
 from crossreid.engine.files import remove_stale, write_whole
 from crossreid.engine.hardware import prepare_backbones, set_arithmetic
 from crossreid.engine.identity import claim
@@ -22,7 +23,7 @@ from crossreid.engine.methods import load_method
 from crossreid.engine.reading import build_target_evaluation
 from crossreid.engine.recorder import Recorder
 from crossreid.engine.stopping import StopRequest
-from crossreid.engine.trackers import Trackers, need_trackers
+from crossreid.engine.trackers import Trackers
 from crossreid.engine.training.handlers import Handlers, Monitor
 from crossreid.engine.training.prefetch import on_device
 from crossreid.engine.training.saving import RunCheckpoints
@@ -44,7 +45,8 @@ def run(cfg: CfgNode, ranks: Ranks) -> None:
     logs, saved = (Path(cfg.OUTPUT_DIR) / name / cfg.NAME for name in ("logs", "checkpoints"))
     if resume:
         checkpoint.check_resume(cfg, resume)
-    need_trackers(cfg.LOG.TRACKERS)
+    if cfg.LOG.TRACKERS:
+        need("LOG.TRACKERS", "trackers", *cfg.LOG.TRACKERS, otherwise=", or leave it empty")
     for name in (*cfg.DATASETS.SOURCES, cfg.DATASETS.TARGET):
         check_name(name)
     _check_weights(cfg, resume)

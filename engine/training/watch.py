@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
 import signal
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import torch.distributed as dist
 
+from crossreid.datasets.pool import end_with
 from crossreid.engine.errors import USER_ERRORS
 
 POLL = 0.2  # seconds between two looks
@@ -26,21 +28,15 @@ CONTINUE = "continue with RESUME auto"
 def follow(folder: Path, parent: int) -> None:
     """In a rank: note its process for the parent, and end when the parent was killed, leaving no file behind.
 
+    A rank without its parent must not go on writing checkpoints beside a resumed run.
+
     Args:
         parent: its process; named by itself, since it may be gone before this rank asks.
     """
     if os.getppid() != parent:
         os._exit(1)
     (folder / f"{os.environ['RANK']}.pid").write_text(str(os.getpid()), encoding="ascii")
-    threading.Thread(target=_die_with, args=(parent, folder), daemon=True).start()
-
-
-def _die_with(parent: int, folder: Path) -> None:
-    """A rank without its parent must not go on writing checkpoints beside a resumed run."""
-    while os.getppid() == parent:
-        time.sleep(POLL)
-    tidy(folder, parent)
-    os._exit(1)
+    end_with(parent, functools.partial(tidy, folder, parent))
 
 
 def tidy(folder: Path, parent: int) -> None:

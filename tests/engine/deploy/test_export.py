@@ -6,7 +6,6 @@ import json
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -161,6 +160,5 @@ def test_bad_input(
     monkeypatch.setattr(rooms, "LARGEST_DIFFERENCE", -1.0)
     assert "differ from torch's" in refused("--format", "pt2", "--out", str(tmp_path / "x.pt2"))
     assert list(tmp_path.iterdir()) == []
-    nothing = SimpleNamespace(util=SimpleNamespace(find_spec=lambda name: None))
-    monkeypatch.setattr(rooms, "importlib", nothing)
+    monkeypatch.setattr("crossreid.engine.extras.installed", lambda name: False)
     assert "onnx, onnxscript, onnxruntime" in refused("--format", "onnx", "--out", str(tmp_path / "x.onnx"))

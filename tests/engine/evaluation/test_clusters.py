@@ -189,11 +189,6 @@ def test_more_neighbours_than_images() -> None:
     features, cams = target(count=6)
     assert len(cluster(features, cams, ClusterOptions(k1=30, k2=6, eps=0.9), least=0)) == 6
     assert len(cluster(features, cams, ClusterOptions(distance="ca_jaccard", eps=0.9), least=0)) == 6
-    ClusterOptions(k1=6).check(6)
-    with pytest.raises(InputError, match=r"CLUSTER\.K1 is 30 but there are 6 images to cluster: lower it"):
-        ClusterOptions().check(6)  # as a method that trains on the clusters does
-    with pytest.raises(InputError, match=r"CLUSTER\.K1_INTER is 20"):
-        ClusterOptions(distance="ca_jaccard").check(6)
 
 
 def test_faiss_finds_nearly_the_same_neighbours() -> None:

@@ -201,7 +201,7 @@ def test_tpe_starts_with_the_config_itself_and_goes_on(
 def test_tpe_without_optuna_is_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr("crossreid.engine.extras.installed", lambda name: False)
     sweep(tmp_path, "SOLVER.LR=1e-4..1e-2", "--sampler", "tpe", "--trials", "2", code=2)
     assert 'error: the sampler tpe needs optuna: pip install "crossreid[sweep]"' in capsys.readouterr().err
     assert not (tmp_path / "sweeps").exists()

@@ -100,7 +100,7 @@ def test_a_missing_package_or_an_unknown_name_is_one_line(
 ) -> None:
     with pytest.raises(ConfigError, match=r"LOG\.TRACKERS names 'tensorboard', allowed are wandb, mlflow"):
         load("configs/demo.yml", ["LOG.TRACKERS", "[wandb,tensorboard]"])
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr("crossreid.engine.extras.installed", lambda name: False)
     words = overrides(domains, tmp_path, "LOG.TRACKERS", "wandb", "CAMERA_AWARE.SOURCE_EPOCHS", "1")
     with pytest.raises(InputError, match=r'LOG.TRACKERS needs wandb: pip install "crossreid\[trackers\]"'):
         train("configs/demo.yml", words)
