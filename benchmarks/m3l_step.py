@@ -53,7 +53,7 @@ def learner(variant: str, gpu: bool) -> Learner:
         memory.features.normal_().div_(memory.features.norm(dim=1, keepdim=True))
     optimizer = torch.optim.Adam(network.parameters(), lr=3.5e-4, weight_decay=5e-4, fused=gpu)
     precision = Precision("float16" if gpu else "float32", device)
-    return Learner(cfg.M3L, 0, INSTANCES, network, memories, optimizer, precision, Ranks(0, 0, 1, device))
+    return Learner(cfg.M3L, 0, INSTANCES, network, memories, optimizer, precision, Ranks(0, 1, device))
 
 
 def one_graph_step(it: Learner, images: dict[str, Tensor], pids: dict[str, Tensor], step: int) -> None:

@@ -232,7 +232,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="write the numbers there as JSON, too")
     o = parser.parse_args()
     o.device = torch.device("cuda", 0) if gpu else torch.device("cpu")
-    o.ranks, o.folder = Ranks(0, 0, 1, o.device), o.folder.resolve()
+    o.ranks, o.folder = Ranks(0, 1, o.device), o.folder.resolve()
     o.folder.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(o.threads or torch.get_num_threads())
     place = torch.cuda.get_device_name() if gpu else f"CPU, {torch.get_num_threads()} threads"

@@ -24,7 +24,6 @@ class Ranks:
     """This process among all that train together."""
 
     rank: int
-    local_rank: int
     world: int
     device: torch.device
 
@@ -64,7 +63,7 @@ class Ranks:
         return np.concatenate(parts)
 
 
-ALONE = Ranks(0, 0, 1, torch.device("cpu"))  # a single process that shares with nobody
+ALONE = Ranks(0, 1, torch.device("cpu"))  # a single process that shares with nobody
 
 
 def group(distributed: bool) -> Ranks:
@@ -72,7 +71,7 @@ def group(distributed: bool) -> Ranks:
     if not distributed:
         return ALONE
     device = torch.device("cuda" if dist.get_backend() == "nccl" else "cpu")
-    return Ranks(dist.get_rank(), dist.get_rank(), dist.get_world_size(), device)
+    return Ranks(dist.get_rank(), dist.get_world_size(), device)
 
 
 def parse_devices(text: str) -> list[torch.device]:
@@ -133,15 +132,14 @@ def read_nodes(environment: Mapping[str, str]) -> Nodes:
 def connect(devices: list[torch.device]) -> Ranks:
     """Join the process group that the launcher's environment describes; a single process joins none."""
     rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-    local = int(os.environ.get("LOCAL_RANK", 0))
-    device = devices[local]
+    device = devices[int(os.environ.get("LOCAL_RANK", 0))]
     if device.type == "cuda":
         torch.cuda.set_device(device)
     elif world > 1 and "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(max(1, available_cores() // len(devices)))
     if world > 1 and not dist.is_initialized():
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
-    return Ranks(rank, local, world, device)
+    return Ranks(rank, world, device)
 
 
 def disconnect() -> None:

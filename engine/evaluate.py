@@ -101,7 +101,7 @@ def _main(options: argparse.Namespace) -> None:
             _report(options.report, Subject(f"{run} on {folder.name}", cfg, [], query, gallery))
         return
     cfg, extractor = load_extractor(path, options.config, overrides)
-    ranks = Ranks(0, 0, 1, devices[0])
+    ranks = Ranks(0, 1, devices[0])
     target = build_evaluation(cfg, cfg.DATASETS.TARGET)
     extractor.to(ranks.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     features = extract_query_gallery(cfg, extractor, target, ranks)

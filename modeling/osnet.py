@@ -152,7 +152,7 @@ class OSNet(BaseBackbone):
         self.variant = variant
         self.conv5 = _Conv(channels[3], channels[3])
         self.fc = nn.Sequential(nn.Linear(channels[3], 512), nn.BatchNorm1d(512), nn.ReLU(inplace=True))
-        self.map_channels, self.out_channels = channels[3], 512
+        self.out_channels = 512
         pools = [(f"pool{k}",) if variant == "ain" else () for k in (2, 3)]
         self.stage_names = (
             ("conv1",), ("conv2", *pools[0]), ("conv3", *pools[1]), ("conv4",), ("conv5",),

@@ -13,7 +13,7 @@ from crossreid import configs
 from crossreid.engine.distributed import Ranks
 from crossreid.engine.training.trainer import run
 
-CPU = Ranks(0, 0, 1, torch.device("cpu"))
+CPU = Ranks(0, 1, torch.device("cpu"))
 
 
 def overrides(root: Path, out: Path, *more: str) -> list[str]:

@@ -8,8 +8,6 @@ import numpy as np
 
 from .drawing import Array, Pattern
 
-PATTERNS = ("stripes", "check", "block", "band", "logo", "sides", "dots", "open", "back", "sleeves")
-
 
 def _wrapped(azimuth: Array) -> Array:
     return azimuth - (2 * math.pi) * np.round(azimuth * (0.5 / math.pi))
@@ -37,7 +35,7 @@ def make_pattern(kind: str, size: float, place: float, length: float) -> Pattern
     """Build the pattern function of a garment.
 
     Args:
-        kind: one of `PATTERNS`, or "plain".
+        kind: stripes, check, block, band, logo, sides, dots, open, back, sleeves or plain.
         size: 0..1, small to large motif.
         place: 0..1, where the motif sits.
         length: the garment's length in body heights.

@@ -78,7 +78,7 @@ def subject_of_network(
     cfg: CfgNode, network: nn.Module, history: list[dict[str, Any]], device: torch.device
 ) -> Subject:
     """A run by its network: features of query and gallery, or of some training photos of a target without labels."""
-    ranks = Ranks(0, 0, 1, device)
+    ranks = Ranks(0, 1, device)
     splits = read(cfg, cfg.DATASETS.TARGET, training=cfg.DATASETS.ADAPT)
     network.to(device).eval()
     target = build_target_evaluation(cfg)

@@ -33,7 +33,7 @@ def test_the_source_s_epoch_reaches_the_streams(domains: Path, tmp_path: Path) -
         more = ["DATALOADER.ITERS_PER_EPOCH", "0", "DATALOADER.EPOCH", kind, "DATALOADER.BATCH_SIZE", "4"]
         more += ["CAMERA_AWARE.SOURCE_EPOCHS", "0"]
         cfg = configs.load("configs/demo.yml", overrides(domains, tmp_path, *more))
-        data = build_data(cfg, Ranks(0, 0, 1, torch.device("cpu")))
+        data = build_data(cfg, Ranks(0, 1, torch.device("cpu")))
         lengths[kind] = len(data.streams)
         assert lengths[kind] == len(data.domains[kind].images) // 2
     assert lengths["source"] != lengths["target"]

@@ -58,7 +58,7 @@ def _batch() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
 
 
 def _of_rank(rank: int, world: int) -> Any:
-    ranks = Ranks(rank, rank, world, torch.device("cpu"))
+    ranks = Ranks(rank, world, torch.device("cpu"))
     weight, images, pids = _batch()
     rows = slice(rank * 8 // world, (rank + 1) * 8 // world)
     weight.requires_grad_()
@@ -82,7 +82,7 @@ def _answer(rank: int, fails: bool) -> int:
 @pytest.mark.ddp
 def test_gathered_rows_have_the_gradient_of_the_whole_batch() -> None:
     weight, images, pids = _batch()
-    alone = _triplet(weight.requires_grad_(), images, pids, Ranks(0, 0, 1, torch.device("cpu")))
+    alone = _triplet(weight.requires_grad_(), images, pids, Ranks(0, 1, torch.device("cpu")))
     for gradient, twice, told in run_ranks(_of_rank, 2):
         torch.testing.assert_close(gradient, alone.detach(), rtol=1e-12, atol=1e-14)
         assert twice

@@ -65,7 +65,7 @@ def run_product(name, folder, overrides):
                               "CAMERA_AWARE.INTER_WEIGHT", str(INTER[0]), "CAMERA_AWARE.INTER_START", str(INTER[1]),
                               "CAMERA_AWARE.AGNOSTIC_WEIGHT", str(AGNOSTIC[0]), "CAMERA_AWARE.AGNOSTIC_START", str(AGNOSTIC[1]),
                               "CAMERA_AWARE.KEEP", str(KEEP), *overrides])
-    ranks = Ranks(0, 0, 1, torch.device("cpu"))
+    ranks = Ranks(0, 1, torch.device("cpu"))
     torch.manual_seed(0)
     data = data_module.build_data(cfg, ranks)
     type(data).augmented = lambda self, stream, batch, step: floats(batch.images)

@@ -57,7 +57,7 @@ def run_product(folder, overrides):
     class Images:
         split = NS(name="stand-in")
         def __len__(self): return ROWS
-    data = NS(ranks=Ranks(0, 0, 1, torch.device("cpu")), seed=0, batch_size=B, streams=[None] * STEPS,
+    data = NS(ranks=Ranks(0, 1, torch.device("cpu")), seed=0, batch_size=B, streams=[None] * STEPS,
               domains={"source": NS(num_identities=CLASSES, images=Images()), "target": NS(images=Images(), num_identities=0)},
               augmented=lambda name, batch, step: batch.images, most_repeats=lambda name: 2)
     method = ecn.build(cfg, data)

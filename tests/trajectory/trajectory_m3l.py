@@ -66,7 +66,7 @@ def run_product(folder, overrides):
             self.split = NS(name=f"s{d}", pids=p.numpy(), cams=np.zeros(n, np.int64), paths=[str(i) for i in range(n)], num_cameras=1)
         def __len__(self): return len(self.x)
         def __getitems__(self, rows): return NS(images=self.x[rows])
-    data = NS(ranks=Ranks(0, 0, 1, torch.device("cpu")), seed=0, batch_size=P * K, streams=[None] * STEPS, plain=lambda x, g: x,
+    data = NS(ranks=Ranks(0, 1, torch.device("cpu")), seed=0, batch_size=P * K, streams=[None] * STEPS, plain=lambda x, g: x,
               domains={f"source_{d}": NS(num_identities=CLASSES[d], images=Images(d)) for d in range(3)},
               augmented=lambda name, batch, step: batch.images, most_repeats=lambda name: K)
     method = m3l.build(cfg, data)

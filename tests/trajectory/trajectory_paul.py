@@ -119,7 +119,7 @@ class StandInImages:
 class StandInData:
     def __init__(self, name, images, batch, classes):
         from crossreid.engine.distributed import Ranks
-        self.ranks, self.batch_size, self.seed = Ranks(0, 0, 1, torch.device("cpu")), batch, 0
+        self.ranks, self.batch_size, self.seed = Ranks(0, 1, torch.device("cpu")), batch, 0
         self.domains = {name: NS(images=images, num_identities=classes, transform=None)}
         self.streams = range(N // B)
 

@@ -64,7 +64,7 @@ def test_flip_adds_the_mirrored_unit_vectors(domains: Path) -> None:
 
 
 def features_of_rank(rank: int, world: int, root: str) -> torch.Tensor:
-    return query_features(Ranks(rank, rank, world, torch.device("cpu")), root)
+    return query_features(Ranks(rank, world, torch.device("cpu")), root)
 
 
 @pytest.mark.ddp
@@ -76,7 +76,7 @@ def test_two_ranks_give_what_one_gives(domains: Path) -> None:
 
 
 def collective_helpers(rank: int, world: int) -> tuple[torch.Tensor, list[float], list[int]]:
-    ranks = Ranks(rank, rank, world, torch.device("cpu"))
+    ranks = Ranks(rank, world, torch.device("cpu"))
     rows = gather_rows(torch.full((rank * 2, 3), float(rank)), ranks)  # rank 0 holds nothing
     norm = nn.BatchNorm1d(2)
     norm.running_mean.fill_(float(rank))

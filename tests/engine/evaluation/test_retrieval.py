@@ -8,7 +8,6 @@ import time
 import numpy as np
 import pytest
 import torch
-from ignite.engine import Engine
 from torch.nn import functional as F
 
 from crossreid.engine.distributed import ALONE, Ranks
@@ -17,7 +16,7 @@ from crossreid.engine.evaluation.distances import blocks
 from crossreid.engine.evaluation.features import TILES, FeatureMatrix, prepare
 from crossreid.engine.evaluation.metrics import Roc, _count_on_device, count_above
 from crossreid.engine.evaluation.neighbors import expand
-from crossreid.engine.evaluation.retrieval import Features, Retrieval, RetrievalMetric, evaluate
+from crossreid.engine.evaluation.retrieval import Features, Retrieval, evaluate
 from tests.golden_arrays import relative, settings
 from tests.ranks import run_ranks
 
@@ -216,7 +215,7 @@ def test_two_ranks_give_the_result_of_one(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_share_covers_each_query_once() -> None:
     for queries, world in ((3368, 8), (5, 4), (256, 2), (1, 3), (11659, 5)):
-        bounds = [Ranks(r, r, world, torch.device("cpu")).bounds(queries, 256) for r in range(world)]
+        bounds = [Ranks(r, world, torch.device("cpu")).bounds(queries, 256) for r in range(world)]
         assert [i for a, b in bounds for i in range(a, b)] == list(range(queries))
 
 
@@ -395,58 +394,3 @@ def test_no_distance_matrix_is_held() -> None:
         assert block.untyped_storage().nbytes() <= 512 * 4 * 220_000
     assert sum(rows for rows, _ in shapes) == 1500
     assert time.monotonic() - start < 60
-
-
-# ---------------------------------------------------------------- as an ignite metric
-
-
-def _run_metric(rank: int, world: int) -> tuple[dict[str, float], Retrieval]:
-    """Every rank sees a part of the images, of unequal size; the joined order is the original one."""
-    TILES["cpu"] = (8, 1024)
-    parts = [
-        clustered(50, 12, people=12, cameras=3, seed=3),
-        clustered(101, 12, people=12, cameras=3, seed=4, junk=True),
-    ]
-    batches = []
-    for is_query, part in zip((True, False), parts):
-        own = torch.arange(len(part)).tensor_split(world)[rank]
-        for rows in own.split(7):
-            flags = torch.full((len(rows),), is_query)
-            batches.append((part.vectors[rows], part.pids[rows], part.cams[rows], flags))
-    engine = Engine(
-        lambda _, batch: dict(zip(("vectors", "pids", "cams", "is_query", "more"), (*batch, None)))
-    )
-    metric = RetrievalMetric(ranks=(1, 5), ap="trapezoidal")
-    metric.attach(engine, "target")
-    state = engine.run(batches)
-    assert state.metrics["mAP"] == state.metrics["target"]["mAP"]
-    assert metric.result is not None
-    return state.metrics["target"], metric.result
-
-
-@pytest.mark.ddp
-def test_metric_on_an_engine_and_on_two_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(TILES, "cpu", (8, 1024))
-    query, gallery = (
-        clustered(50, 12, people=12, cameras=3, seed=3),
-        clustered(101, 12, people=12, cameras=3, seed=4, junk=True),
-    )
-    expected = evaluate(query, gallery, ap="trapezoidal", ranks=(1, 5))
-    values, result = _run_metric(0, 1)
-    assert values == {
-        "mAP": expected.mAP,
-        "mINP": expected.mINP,
-        "rank1": expected.cmc[0],
-        "rank5": expected.cmc[1],
-    }
-    same(result, expected)
-    for values, result in run_ranks(_run_metric, 2):
-        assert values["mAP"] == pytest.approx(expected.mAP)
-        same(result, expected)
-
-
-def test_metric_refuses_a_wrong_update() -> None:
-    with pytest.raises(InputError, match="is not"):
-        RetrievalMetric().update((torch.ones(2, 3), torch.ones(2), torch.ones(3), torch.ones(2)))
-    with pytest.raises(InputError, match="no features"):
-        RetrievalMetric().compute()

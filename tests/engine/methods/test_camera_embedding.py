@@ -159,7 +159,7 @@ def test_clusters_of_two_domains(domains: Path, tmp_path: Path) -> None:
 def _rank(rank: int, world: int, root: str, out: str) -> dict[str, torch.Tensor]:
     with pytest.MonkeyPatch.context() as patch:
         shrink(patch)
-        ranks = Ranks(rank, rank, world, torch.device("cpu"))
+        ranks = Ranks(rank, world, torch.device("cpu"))
         train(SUPERVISED, overrides(Path(root), Path(out), *SIE), ranks)
     if rank:
         return {}

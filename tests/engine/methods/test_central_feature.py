@@ -240,7 +240,7 @@ def test_bfloat16_stays_finite(domains: Path, tmp_path: Path) -> None:
 
 
 def state_after_steps(rank: int, world: int, config: str, given: list[str]) -> Mapping[str, Any]:
-    ranks = Ranks(rank, rank, world, torch.device("cpu"))
+    ranks = Ranks(rank, world, torch.device("cpu"))
     method, data = built(config, given, ranks)
     data.streams.start(0)
     for step in range(1, 4):

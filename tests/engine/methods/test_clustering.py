@@ -75,7 +75,7 @@ def test_a_run_stopped_in_mid_epoch_ends_in_the_same_bytes(
 
 
 def _rank(rank: int, world: int, domains: Path, out: Path, name: str, more: list[str]) -> None:
-    train(DEMOS[name][0], arguments(domains, out, name, *more), Ranks(rank, rank, world, torch.device("cpu")))
+    train(DEMOS[name][0], arguments(domains, out, name, *more), Ranks(rank, world, torch.device("cpu")))
 
 
 @pytest.mark.ddp

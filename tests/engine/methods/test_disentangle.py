@@ -281,7 +281,7 @@ def test_two_epochs_resumed_to_four_equal_four(domains: Path, tmp_path: Path) ->
 
 def two_phases(rank: int, world: int, root: str, out: str) -> dict[str, torch.Tensor]:
     """A step of the source phase, where ARN's target encoder has nothing to do, and one of the adaptation."""
-    ranks = Ranks(rank, rank, world, torch.device("cpu"))
+    ranks = Ranks(rank, world, torch.device("cpu"))
     more = ["DISENTANGLE.SOURCE_EPOCHS", "1", *ARN]
     data, method = build(Path(root), Path(out), *more, "SOLVER.OPTIMIZER", "sgd", ranks=ranks)
     start = {name: p.detach().clone() for name, p in method.extractor.named_parameters()}

@@ -154,7 +154,7 @@ def test_it_learns(domains: Path, tmp_path: Path) -> None:
 
 def joined_step(rank: int, world: int, root: str, out: str) -> dict[str, torch.Tensor]:
     """One step with batch norm in evaluation mode, so that images do not depend on those beside them."""
-    ranks = Ranks(rank, rank, world, torch.device("cpu"))
+    ranks = Ranks(rank, world, torch.device("cpu"))
     more = ["SOLVER.OPTIMIZER", "sgd", "DATALOADER.BATCH_SIZE", "32"]
     _, data, method = build(Path(root), Path(out), *STILL, *more, ranks=ranks)
     for module in method.extractor.modules():

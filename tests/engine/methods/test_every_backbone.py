@@ -172,7 +172,7 @@ def _rank(rank: int, world: int, root: str, out: str) -> dict[str, torch.Tensor]
     found = {}
     with pytest.MonkeyPatch.context() as patch:
         shrink(patch)
-        ranks = Ranks(rank, rank, world, torch.device("cpu"))
+        ranks = Ranks(rank, world, torch.device("cpu"))
         for family in ("vit_tiny", "osnet_x0_25"):
             network, _ = two_steps(Path(root), Path(out), "supervised", *options(family), ranks=ranks)
             found |= {f"{family}.{name}": p.detach() for name, p in network.named_parameters()}

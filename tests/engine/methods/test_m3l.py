@@ -154,7 +154,7 @@ def test_a_parameter_that_a_loss_does_not_read_counts_as_zero() -> None:
 
 def halves(rank: int, world: int) -> Group:
     params, batches = toy()
-    ranks = Ranks(rank, rank, world, torch.device("cpu"))
+    ranks = Ranks(rank, world, torch.device("cpu"))
     mine = [(x.chunk(world)[rank], y.chunk(world)[rank]) for x, y in batches]
     return ours(params, mine, full=True, average=partial(averaged, ranks=ranks)).grads
 
@@ -425,7 +425,7 @@ def test_bfloat16_full_gradient_and_recompute_stay_finite(domains: Path, tmp_pat
 
 def state_after_steps(rank: int, world: int, domains: str) -> dict[str, Any]:
     cfg = configs.load(DEMO, arguments(Path(domains), Path(domains), "DATALOADER.BATCH_SIZE", "48"))
-    ranks = Ranks(rank, rank, world, torch.device("cpu"))
+    ranks = Ranks(rank, world, torch.device("cpu"))
     torch.manual_seed(0)
     data = build_data(cfg, ranks)
     method = m3l.build(cfg, data)

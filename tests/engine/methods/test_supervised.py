@@ -75,7 +75,7 @@ def test_a_step_s_loss(kind: str, domains: Path, tmp_path: Path) -> None:
 
 def one_step(rank: int, world: int, root: str, out: str) -> dict[str, Tensor]:
     """The gradients' effect of a step of plain SGD without batch statistics, on this rank's share."""
-    ranks = Ranks(rank, rank, world, torch.device("cpu"))
+    ranks = Ranks(rank, world, torch.device("cpu"))
     more = [
         *TWO,
         "SOLVER.OPTIMIZER",

@@ -60,7 +60,7 @@ def _weights(rank: int, world: int, accumulate: int, static: bool, exchange: boo
     """Weights after two optimizer steps, each on the same eight rows however they are dealt out."""
     torch.manual_seed(0)
     network = nn.Sequential(nn.Linear(5, 4), nn.Tanh(), nn.Linear(4, 1))
-    wrapped = parallel(network, Ranks(rank, rank, world, torch.device("cpu")), static=static)
+    wrapped = parallel(network, Ranks(rank, world, torch.device("cpu")), static=static)
     precision = Precision("float32", torch.device("cpu"), accumulate=accumulate)
     optimizer = torch.optim.SGD(network.parameters(), lr=0.5, fused=True)
     rows = torch.randn(2, accumulate, world, 8 // world // accumulate, 5)
@@ -89,7 +89,7 @@ CASES = {  # accumulate, static graph, leave out the exchange of gradients insid
 
 
 def _on_a_rank(rank: int, world: int) -> dict[str, Any]:
-    ranks = Ranks(rank, rank, world, torch.device("cpu"))
+    ranks = Ranks(rank, world, torch.device("cpu"))
     found: dict[str, Any] = {name: _weights(rank, world, *case) for name, case in CASES.items()}
     return {**found, "agree": (agree(7, ranks), agree(rank, ranks)), "sync_bn": _sync_bn(ranks)}
 

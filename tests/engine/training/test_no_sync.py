@@ -20,7 +20,7 @@ from crossreid.engine.training.prefetch import on_device
 from tests.no_sync import NoSync
 from tests.tiny import CPU, overrides, train
 
-CUDA = Ranks(0, 0, 1, torch.device("cuda", 0))
+CUDA = Ranks(0, 1, torch.device("cuda", 0))
 PAUL = ["CENTRAL_FEATURE.PATCHES", "2", "CENTRAL_FEATURE.NEIGHBORS", "2", "CENTRAL_FEATURE.NEAREST", "1"]
 PAUL += ["INPUT.SIZE", "[64, 32]", "DATALOADER.INSTANCES", "2"]
 ECN = ["ECN.SOURCE_EPOCHS", "0", "ECN.NEIGHBORS", "2", "ECN.NEIGHBOR_START", "1", "ECN.MMD", "true"]

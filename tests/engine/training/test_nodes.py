@@ -129,7 +129,7 @@ def resume(rank: int, _: int, domains: Path, outs: list[Path]) -> str:
     """What a rank is told that looks for its checkpoint in a folder of its own."""
     cfg = configs.load("configs/demo.yml", overrides(domains, outs[rank], *EXAMPLE, "RESUME", "auto"))
     try:
-        run(cfg, Ranks(rank, rank, 2, torch.device("cpu")))
+        run(cfg, Ranks(rank, 2, torch.device("cpu")))
     except InputError as error:
         return str(error)
     return ""

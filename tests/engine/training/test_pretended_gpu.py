@@ -23,7 +23,7 @@ from crossreid.losses.camera_blocks import CameraBlocks
 from tests.engine.training.test_no_sync import CASES
 from tests.tiny import CPU, overrides
 
-GPU = Ranks(0, 0, 1, torch.device("cuda", 0))
+GPU = Ranks(0, 1, torch.device("cuda", 0))
 
 
 pytestmark = [

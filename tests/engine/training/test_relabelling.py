@@ -123,7 +123,7 @@ def test_a_resume_in_mid_epoch_goes_on_with_its_labels(
 
 def _rank(rank: int, world: int, domains: Path, out: Path) -> list[Any]:
     toy.SEEN.clear()
-    train("configs/demo.yml", arguments(domains, out), Ranks(rank, rank, world, torch.device("cpu")))
+    train("configs/demo.yml", arguments(domains, out), Ranks(rank, world, torch.device("cpu")))
     return toy.SEEN
 
 
