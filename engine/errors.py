@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Callable
-from typing import NoReturn
+from typing import NoReturn, ParamSpec
 
 from crossreid.configs import ConfigError
 from crossreid.datasets import DatasetError
 from crossreid.modeling import ModelError
+
+P = ParamSpec("P")
 
 
 class InputError(ValueError):
@@ -33,11 +36,16 @@ def fail(error: Exception) -> NoReturn:
     raise SystemExit(2)
 
 
-def guarded(main: Callable[[], None]) -> None:
-    """Run an entry point; errors of input end in one line and exit code 2."""
-    try:
-        main()
-    except USER_ERRORS as error:
-        fail(error)
-    except KeyboardInterrupt:  # before or after training, which saves a checkpoint first
-        raise SystemExit(130) from None
+def guarded(main: Callable[P, None]) -> Callable[P, None]:
+    """Decorates an entry point: errors of input end in one line and exit code 2."""
+
+    @functools.wraps(main)
+    def run(*arguments: P.args, **keys: P.kwargs) -> None:
+        try:
+            main(*arguments, **keys)
+        except USER_ERRORS as error:
+            fail(error)
+        except KeyboardInterrupt:  # before or after training, which saves a checkpoint first
+            raise SystemExit(130) from None
+
+    return run

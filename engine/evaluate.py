@@ -43,11 +43,6 @@ HELP = """examples:
 """
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """The command; bad input ends in one line and exit code 2."""
-    guarded(lambda: _main(_parse(arguments)))
-
-
 def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="eval.py",
@@ -73,7 +68,10 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     return options
 
 
-def _main(options: argparse.Namespace) -> None:
+@guarded
+def main(arguments: list[str] | None = None) -> None:
+    """The command; bad input ends in one line and exit code 2."""
+    options = _parse(arguments)
     setup_text(None, quiet=False)
     devices = parse_devices(options.device)
     if options.report:

@@ -5,6 +5,7 @@ A command is a module of this package with ``main(arguments)``; the first line o
 
 from __future__ import annotations
 
+import argparse
 import ast
 import difflib
 import importlib
@@ -43,6 +44,13 @@ def _let_threads_sleep() -> None:
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
         os.environ.setdefault("GOMP_SPINCOUNT", "3000")
+
+
+def command_parser(name: str, text: str | None) -> argparse.ArgumentParser:
+    """The parser of a command; ``text`` is its help as it stands."""
+    return argparse.ArgumentParser(
+        prog=f"crossreid {name}", description=text, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
 
 
 def key_values(words: list[str]) -> tuple[list[str], list[str]]:

@@ -6,22 +6,17 @@ checkpoints/NAME/last.pt; criteria that need no labels say whether it has become
 
 from __future__ import annotations
 
-import argparse
 import math
 from pathlib import Path
 
+from crossreid.engine.commands import command_parser
 from crossreid.engine.errors import guarded
 
 
+@guarded
 def main(arguments: list[str] | None = None) -> None:
     """The command; ``arguments`` default to the command line's."""
-    guarded(lambda: _main(arguments))
-
-
-def _main(arguments: list[str] | None) -> None:
-    parser = argparse.ArgumentParser(
-        prog="crossreid adapt", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_parser("adapt", __doc__)
     parser.add_argument("cameras")
     parser.add_argument("overrides", nargs="*", help="KEY VALUE pairs")
     parser.add_argument("--from", dest="origin", required=True, metavar="CONFIG|CHECKPOINT")

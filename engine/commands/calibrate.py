@@ -7,10 +7,10 @@ a track is one person. The result is stored in the index, or beside the features
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from crossreid.engine.commands import command_parser
 from crossreid.engine.errors import InputError, guarded
 
 if TYPE_CHECKING:
@@ -22,15 +22,10 @@ if TYPE_CHECKING:
     from crossreid.engine.deploy.index import Index
 
 
+@guarded
 def main(arguments: list[str] | None = None) -> None:
     """The command; ``arguments`` default to the command line's."""
-    guarded(lambda: _main(arguments))
-
-
-def _main(arguments: list[str] | None) -> None:
-    parser = argparse.ArgumentParser(
-        prog="crossreid calibrate", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_parser("calibrate", __doc__)
     parser.add_argument("source", type=Path, metavar="INDEX|FEATURES")
     parser.add_argument(
         "overrides", nargs="*", help="KEY VALUE pairs of the checkpoint that keeps the result"

@@ -6,21 +6,16 @@ are one row. --out may be given several times: .txt, .md, .tex, .csv, or .html w
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
+from crossreid.engine.commands import command_parser
 from crossreid.engine.errors import InputError, guarded
 
 
+@guarded
 def main(arguments: list[str] | None = None) -> None:
     """The command; ``arguments`` default to the command line's."""
-    guarded(lambda: _main(arguments))
-
-
-def _main(arguments: list[str] | None) -> None:
-    parser = argparse.ArgumentParser(
-        prog="crossreid compare", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_parser("compare", __doc__)
     parser.add_argument("runs", nargs="+", metavar="RUN")
     parser.add_argument(
         "--metrics", nargs="+", default=["mAP", "rank1", "rank5"], help="mAP, rank1, mINP, a criterion"

@@ -7,24 +7,19 @@ takes; the backbone is found by its tensors, or named with MODEL.BACKBONE.
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
+from crossreid.engine.commands import command_parser
 from crossreid.engine.errors import InputError, guarded
 
 
+@guarded
 def main(arguments: list[str] | None = None) -> None:
     """The command; ``arguments`` default to the command line's."""
-    guarded(lambda: _main(arguments))
-
-
-def _main(arguments: list[str] | None) -> None:
     from crossreid.engine.deploy.foreign import adopt
     from crossreid.modeling.conversion import LAYOUTS, convert
 
-    parser = argparse.ArgumentParser(
-        prog="crossreid convert", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_parser("convert", __doc__)
     parser.add_argument("input", metavar="IN", type=Path)
     parser.add_argument("output", metavar="OUT", type=Path)
     parser.add_argument("overrides", nargs="*", help="KEY VALUE pairs of the config, with --to crossreid")

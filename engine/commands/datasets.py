@@ -212,7 +212,7 @@ def found_below(root: Path) -> list[tuple[str, str]]:
     return found
 
 
-def _arguments(arguments: list[str] | None) -> argparse.Namespace:
+def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="crossreid datasets", description="Check datasets and draw a contact sheet of each."
     )
@@ -229,25 +229,23 @@ def _arguments(arguments: list[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
+@guarded
 def main(arguments: list[str] | None = None) -> None:
-    """The command; bad input ends in one line and exit code 2."""
+    """The command; ``arguments`` default to the command line's."""
     logging.getLogger("crossreid.datasets").setLevel(logging.ERROR)  # its warnings are part of the table
-    guarded(lambda: _main(_arguments(arguments)))
-
-
-def _main(arguments: argparse.Namespace) -> None:
-    root = arguments.root or resolver.default_root()
-    wanted = [(name, arguments.subset) for name in arguments.names] or found_below(root)
+    options = _parse(arguments)
+    root = options.root or resolver.default_root()
+    wanted = [(name, options.subset) for name in options.names] or found_below(root)
     if not wanted:
         raise DatasetError(f"no published dataset found below {root}; name one to see which paths are tried")
     try:
-        arguments.output.mkdir(parents=True, exist_ok=True)
+        options.output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise DatasetError(f"--output {arguments.output} cannot be made: {error}") from None
+        raise DatasetError(f"--output {options.output} cannot be made: {error}") from None
     for name, subset in wanted:
         splits = load(name, root, subset=subset, missing="keep")
-        print("\n".join(report(splits, arguments.workers, not arguments.no_decode)))
-        path = arguments.output / f"{sheet_name(name, subset)}.png"
+        print("\n".join(report(splits, options.workers, not options.no_decode)))
+        path = options.output / f"{sheet_name(name, subset)}.png"
         try:
             contact_sheet(splits).save(path)
         except OSError as error:

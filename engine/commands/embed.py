@@ -6,26 +6,20 @@ needs the package pyarrow.
 
 from __future__ import annotations
 
-import argparse
 import importlib.util
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from crossreid.engine.commands import key_values
+from crossreid.engine.commands import command_parser, key_values
 from crossreid.engine.errors import InputError, guarded
 
 
+@guarded
 def main(arguments: list[str] | None = None) -> None:
     """The command; ``arguments`` default to the command line's."""
-    guarded(lambda: _main(arguments))
-
-
-def _main(arguments: list[str] | None) -> None:
-    parser = argparse.ArgumentParser(
-        prog="crossreid embed", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_parser("embed", __doc__)
     parser.add_argument("checkpoint")
     parser.add_argument(
         "paths", nargs="+", metavar="PATH", help="photos or folders, then KEY VALUE pairs if any"

@@ -7,22 +7,17 @@ it, for onnx also a Python and a C++ program and a DeepStream configuration.
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
+from crossreid.engine.commands import command_parser
 from crossreid.engine.errors import guarded
 from crossreid.engine.extras import need
 
 
+@guarded
 def main(arguments: list[str] | None = None) -> None:
     """The command; ``arguments`` default to the command line's."""
-    guarded(lambda: _main(arguments))
-
-
-def _main(arguments: list[str] | None) -> None:
-    parser = argparse.ArgumentParser(
-        prog="crossreid export", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_parser("export", __doc__)
     parser.add_argument("checkpoint")
     parser.add_argument("overrides", nargs="*", help="KEY VALUE pairs")
     parser.add_argument("--format", required=True, help="onnx, pt2 or safetensors")

@@ -6,22 +6,17 @@ it adds and removes what has changed.
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
+from crossreid.engine.commands import command_parser
 from crossreid.engine.errors import guarded
 from crossreid.engine.extras import need
 
 
+@guarded
 def main(arguments: list[str] | None = None) -> None:
     """The command; ``arguments`` default to the command line's."""
-    guarded(lambda: _main(arguments))
-
-
-def _main(arguments: list[str] | None) -> None:
-    parser = argparse.ArgumentParser(
-        prog="crossreid index", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_parser("index", __doc__)
     parser.add_argument("checkpoint")
     parser.add_argument("cameras", type=Path)
     parser.add_argument("overrides", nargs="*", help="KEY VALUE pairs")

@@ -6,22 +6,17 @@ its last checkpoint.
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
+from crossreid.engine.commands import command_parser
 from crossreid.engine.errors import guarded
 from crossreid.engine.extras import need
 
 
+@guarded
 def main(arguments: list[str] | None = None) -> None:
     """The command; ``arguments`` default to the command line's."""
-    guarded(lambda: _main(arguments))
-
-
-def _main(arguments: list[str] | None) -> None:
-    parser = argparse.ArgumentParser(
-        prog="crossreid report", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_parser("report", __doc__)
     parser.add_argument("source", type=Path, metavar="RUN|FEATURES")
     parser.add_argument("overrides", nargs="*", help="KEY VALUE pairs")
     parser.add_argument("--out", required=True, type=Path, metavar="FILE.html")

@@ -10,19 +10,12 @@ import math
 import os
 from pathlib import Path
 
-from crossreid.engine.commands import key_values
+from crossreid.engine.commands import command_parser, key_values
 from crossreid.engine.errors import InputError, guarded
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """The command; ``arguments`` default to the command line's."""
-    guarded(lambda: _main(arguments))
-
-
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="crossreid search", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_parser("search", __doc__)
     parser.add_argument("index", type=Path)
     parser.add_argument(
         "photos", nargs="+", metavar="PHOTO", help="of one person; then KEY VALUE pairs if any"
@@ -44,7 +37,9 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _main(arguments: list[str] | None) -> None:
+@guarded
+def main(arguments: list[str] | None = None) -> None:
+    """The command; ``arguments`` default to the command line's."""
     options = _parser().parse_intermixed_args(arguments)
 
     from crossreid.engine.deploy import render

@@ -6,23 +6,18 @@ http://HOST:PORT/?token=SECRET.
 
 from __future__ import annotations
 
-import argparse
 import ipaddress
 from pathlib import Path
 
+from crossreid.engine.commands import command_parser
 from crossreid.engine.errors import InputError, guarded
 from crossreid.engine.extras import need
 
 
+@guarded
 def main(arguments: list[str] | None = None) -> None:
     """The command; ``arguments`` default to the command line's."""
-    guarded(lambda: _main(arguments))
-
-
-def _main(arguments: list[str] | None) -> None:
-    parser = argparse.ArgumentParser(
-        prog="crossreid serve", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_parser("serve", __doc__)
     parser.add_argument("index", type=Path)
     parser.add_argument("overrides", nargs="*", help="KEY VALUE pairs")
     parser.add_argument("--port", type=int, default=8000)

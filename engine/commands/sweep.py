@@ -13,18 +13,12 @@ from __future__ import annotations
 import argparse
 import sys
 
+from crossreid.engine.commands import command_parser
 from crossreid.engine.errors import InputError, guarded
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """The command; ``arguments`` default to the command line's."""
-    guarded(lambda: _main(sys.argv[1:] if arguments is None else arguments))
-
-
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="crossreid sweep", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_parser("sweep", __doc__)
     parser.add_argument("config", help="YAML file; its section SWEEP may say what varies")
     parser.add_argument(
         "words", nargs="*", help="KEY=a,b,c, KEY=low..high, :log or :step; and overrides of every run"
@@ -49,7 +43,10 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _main(arguments: list[str]) -> None:
+@guarded
+def main(arguments: list[str] | None = None) -> None:
+    """The command; ``arguments`` default to the command line's."""
+    arguments = sys.argv[1:] if arguments is None else arguments
     from crossreid.configs.overrides import set_apart
 
     plain, assigned = set_apart(arguments)

@@ -8,7 +8,6 @@ Source: Cho et al., Generalizable Person Re-identification via Balancing Alignme
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -25,11 +24,16 @@ from crossreid.datasets.transforms import Compose, Normalize, RandomErasing, Tra
 from crossreid.engine.augmentation import geometry
 from crossreid.engine.data import Data
 from crossreid.engine.distributed import gathered
-from crossreid.engine.errors import InputError
 from crossreid.engine.evaluation.extraction import extract
 from crossreid.engine.log import LOGGER
 from crossreid.engine.method import Method, TrainStep
-from crossreid.engine.methods.common import TrainingParts, new_backbone, pooling, training_parts
+from crossreid.engine.methods.common import (
+    TrainingParts,
+    joined_identities,
+    new_backbone,
+    pooling,
+    training_parts,
+)
 from crossreid.losses.alignment import align, domain_uniform, uniform, weights
 from crossreid.losses.clusters import centroids
 from crossreid.losses.triplet import batch_hard
@@ -86,18 +90,13 @@ def _network(cfg: CfgNode, classes: int, *, pretrained: bool = True) -> AlignedN
 
 def build(cfg: CfgNode, data: Data) -> Method:
     """Network, prototypes, optimizer and training step."""
-    counts = {name: domain.num_identities for name, domain in data.domains.items()}
-    for name, count in counts.items():
-        if count < 2:
-            split = data.domains[name].images.split.name
-            raise InputError(f"{split} has {count} identity: METHOD bau needs two or more in every source")
-    net = _network(cfg, sum(counts.values()))
+    count, firsts = joined_identities(cfg, data)
+    net = _network(cfg, count)
     assert net.classifier is not None
     new = [*net.pool.parameters(), *net.neck.parameters(), *net.classifier.parameters()]
     groups = [(net.backbone.parameters(), cfg.SOLVER.LR), (new, cfg.SOLVER.NEW_LR)]
     parts = training_parts(cfg, data, net, groups, static=cfg.SOLVER.ACCUMULATE == 1)
-    prototypes = FeatureMemory(sum(counts.values()), net.dim).to(data.ranks.device)
-    firsts = dict(zip(counts, itertools.accumulate([0, *counts.values()])))
+    prototypes = FeatureMemory(count, net.dim).to(data.ranks.device)
     learner = Alignment(cfg, data, net, parts, prototypes, firsts, strong_transform(cfg))
     state = {**parts.state, "prototypes": prototypes}
     return Method(learner.step(), net, state, parts.scheduler, learner.prepare)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -167,6 +168,22 @@ def camera_inputs(network: nn.Module, data: Data) -> CameraInputs:
         return {"cameras": torch.cat([rows[n][batches[n].index] for n in domains])} if rows else {}
 
     return beside
+
+
+def joined_identities(cfg: CfgNode, data: Data) -> tuple[int, dict[str, int]]:
+    """How many identities the sources have together, and the first one of each source among them.
+
+    Raises:
+        InputError: a source of one identity.
+    """
+    counts = {name: domain.num_identities for name, domain in data.domains.items()}
+    for name, count in counts.items():
+        if count < 2:
+            split = data.domains[name].images.split.name
+            raise InputError(
+                f"{split} has {count} identity: METHOD {cfg.METHOD} needs two or more in every source"
+            )
+    return sum(counts.values()), dict(zip(counts, itertools.accumulate(counts.values(), initial=0)))
 
 
 def pooling(cfg: CfgNode, usual: str = "avg") -> str:

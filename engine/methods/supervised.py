@@ -9,7 +9,6 @@ al., TransReID, ICCV 2021.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping
 
 import torch
@@ -26,6 +25,7 @@ from crossreid.engine.method import Method, TrainStep
 from crossreid.engine.methods.common import (
     TrainingParts,
     camera_inputs,
+    joined_identities,
     new_backbone,
     pooling,
     training_cameras,
@@ -58,14 +58,8 @@ def build(cfg: CfgNode, data: Data) -> Method:
     Raises:
         InputError: a domain of one identity.
     """
-    counts = {name: domain.num_identities for name, domain in data.domains.items()}
-    for name, count in counts.items():
-        if count < 2:
-            split = data.domains[name].images.split.name
-            raise InputError(
-                f"{split} has {count} identity: METHOD supervised needs two or more in every source"
-            )
-    net = _network(cfg, sum(counts.values()), training_cameras(data) if cfg.MODEL.SIE else None)
+    count, firsts = joined_identities(cfg, data)
+    net = _network(cfg, count, training_cameras(data) if cfg.MODEL.SIE else None)
     assert net.classifier is not None
     parts = [] if net.parts is None else net.parts.parameters()
     new = [*net.pool.parameters(), *net.neck.parameters(), *net.part_necks.parameters()]
@@ -74,7 +68,6 @@ def build(cfg: CfgNode, data: Data) -> Method:
         ([*new, *net.classifier.parameters()], cfg.SOLVER.NEW_LR),
     ]
     made = training_parts(cfg, data, net, groups)
-    firsts = dict(zip(counts, itertools.accumulate([0, *counts.values()])))
     return Method(training_step(cfg, data, made, firsts), net, made.state, made.scheduler)
 
 

@@ -18,12 +18,9 @@ from crossreid.engine.errors import InputError, fail, guarded
 from crossreid.engine.training import watch
 
 
+@guarded
 def main(arguments: list[str] | None = None) -> None:
     """The training command; bad input ends in one line and exit code 2, a signal in 128 + its number."""
-    guarded(lambda: _main(arguments))
-
-
-def _main(arguments: list[str] | None) -> None:
     parser = argparse.ArgumentParser(
         prog="train.py", description="Train a cross-domain re-identification model."
     )

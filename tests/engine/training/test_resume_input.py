@@ -188,5 +188,5 @@ def test_an_interrupt_before_training_ends_without_a_traceback() -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(SystemExit) as left:
-        guarded(interrupted)
+        guarded(interrupted)()
     assert left.value.code == 130
