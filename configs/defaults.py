@@ -82,7 +82,7 @@ _C.INPUT.CROP_AREA = numbers([1.0, 1.0], 0.01, 1, length=2)  # crop area, fracti
 _C.INPUT.CROP_ASPECT = numbers([2.0, 3.0], 0.05, 20, length=2)  # height / width of that box
 _C.INPUT.CROP_RAW = flag(False)  # cut that box from the file, then resize (as ECN): decodes in every epoch
 _C.INPUT.ERASE = number(0.5, 0, 1)  # probability of random erasing
-_C.INPUT.ERASE_AREA = numbers([0.02, 0.25], 0.0001, 1, length=2)  # share of the image
+_C.INPUT.ERASE_AREA = numbers([0.02, 0.25], 0.0001, 1, length=2)  # erased area as a fraction of the image
 _C.INPUT.ERASE_ASPECT = choice("log", "uniform")  # law of height / width in 0.3..3.3
 _C.INPUT.ERASE_VALUE = numbers([0.0], -10, 10, length=(1, 3))  # fill after normalising, one or RGB; 0: MEAN
 _C.INPUT.JITTER = numbers([0.0, 0.0, 0.0, 0.0], 0, 1, length=4)  # brightness, contrast, saturation, hue

@@ -10,7 +10,7 @@ from crossreid.configs.schema import Section, choice, flag, number
 SECTION = "M3L"
 KEYS = Section()
 KEYS.META = flag(True)  # False: joint training on all sources with the same losses, no meta-learning
-KEYS.PLAIN_EPOCHS = number(0, 0, 1e6)  # first epochs without meta-learning (backbones from random weights)
+KEYS.PLAIN_EPOCHS = number(0, 0, 1e6)  # first epochs without meta-learning (randomly initialised backbones)
 KEYS.META_GRADIENT = choice(
     "original", "full"
 )  # original (as published): through the inner gradient alone | full

@@ -169,7 +169,7 @@ class AreaCrop(Geometric):
     """Crop a random box and resize it to the old size (bilinear).
 
     Args:
-        area: range of the box's share of the image, drawn uniformly.
+        area: range of the crop area as a fraction of the image, drawn uniformly.
         aspect: range of height / width, drawn uniformly; None: the width is drawn uniformly from those that give the
             area, so that a box of share a is between a * W and W wide.
 

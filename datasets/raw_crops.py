@@ -18,7 +18,7 @@ class RawCrops:
 
     Args:
         dataset: the whole images.
-        area: range of the box's share of the image as it is in the file, drawn uniformly.
+        area: range of the crop area as a fraction of the image in the file, drawn uniformly.
         aspect: range of the box's height / width in the file's pixels, drawn uniformly.
         seed: of the boxes.
         rank: of this process.

@@ -90,7 +90,7 @@ class RandomErasing:
 
     Args:
         p: probability.
-        area: range of the box's share of the image, drawn uniformly.
+        area: range of the erased area as a fraction of the image, drawn uniformly.
         aspect: range of height / width.
         law: of the aspect: "log" draws it by its logarithm, "uniform" as it is, which makes three boxes in four tall.
         value: one number or RGB, after normalising; 0 is the mean colour.

@@ -140,7 +140,7 @@ def build_data(cfg: CfgNode, ranks: Ranks) -> Data:
     on_disk = [name for name in sources if name not in drawn]
     labelled = {
         name: _labelled(read(cfg, name)) for name in on_disk
-    }  # a missing one is told before the slow part
+    }  # a missing one is reported before the slow part
     if unlabelled is not None:
         adapted["target"] = build_domain(cfg, "target", unlabelled, copies, ranks)
     labelled |= {name: _labelled(read(cfg, name)) for name in drawn}

@@ -51,7 +51,7 @@ def for_evaluation() -> Iterator[None]:
 
 
 def prepare_backbones(cfg: CfgNode, network: nn.Module, device: torch.device) -> None:
-    """Compile the backbones in a network, or recompute their first stages; parameters keep their names.
+    """Compile the backbones in a network, or checkpoint activations of their first stages; parameters keep their names.
 
     Raises:
         InputError: ``MODEL.COMPILE`` without what compiling needs, or no stages to recompute.

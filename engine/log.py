@@ -1,4 +1,4 @@
-"""What a run tells: text on the screen and in a file, means of losses, progress bars."""
+"""What a run logs: text on the screen and in a file, means of losses, progress bars."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def progress_bar(total: int, label: str, *, enabled: bool = True, **options: Any
 
 
 class _File(logging.FileHandler):
-    """The text log; a full or read-only disk is told once, and nothing stops for it."""
+    """The text log; a full or read-only disk is reported once, and nothing stops for it."""
 
     failed = False
 

@@ -179,7 +179,7 @@ def _kept(path: Path, after: int) -> list[str]:
 
 
 def _of_tensorboard(arguments: threading.ExceptHookArgs) -> None:
-    """A full disk ends TensorBoard's thread; the next ``add`` tells of it in a line."""
+    """A full disk ends TensorBoard's thread; the next ``add`` reports it in a line."""
     ours = type(arguments.thread).__module__.startswith("tensorboard.")
     if not (ours and isinstance(arguments.exc_value, OSError)):
         _usual(arguments)

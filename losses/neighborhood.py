@@ -139,20 +139,20 @@ class _Neighborhood(torch.autograd.Function):
         chunk: int,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         dtype, columns = upcast_half(similarity[:0]).dtype, len(blocks.columns)
-        wanted = ctx.needs_input_grad[0]
-        gradient = similarity.new_empty((len(index), columns) if wanted else (0,), dtype=dtype)
+        needs_grad = ctx.needs_input_grad[0]
+        gradient = similarity.new_empty((len(index), columns) if needs_grad else (0,), dtype=dtype)
         same = blocks.cams == cams[:, None]  # [B, blocks]
         own = blocks.place[index][:, None]  # [B, 1]
         parts = _parts(len(index), columns, chunk)
-        work = gradient.new_empty(3 if wanted else 4, parts[0].stop, columns)
+        work = gradient.new_empty(3 if needs_grad else 4, parts[0].stop, columns)
         losses, counts = [], []
         for part in parts:
             sides = _Sides(same[part], work[:, : part.stop - part.start])
             rows = upcast_half(similarity[part])
-            s = torch.index_select(rows, 1, blocks.columns, out=work[0, : len(rows)])
-            s.index_fill_(1, blocks.gaps, -FAR)
-            p = gradient[part] if wanted else sides.work[3]
-            loss, count = _rows(s, own[part], sides, settings, p, wanted)
+            block = torch.index_select(rows, 1, blocks.columns, out=work[0, : len(rows)])
+            block.index_fill_(1, blocks.gaps, -FAR)
+            grad = gradient[part] if needs_grad else sides.work[3]
+            loss, count = _loss_and_grad(block, own[part], sides, settings, grad, needs_grad)
             losses.append(loss)
             counts.append(count)
         intra, inter = torch.cat(losses).mean(dim=0)
@@ -207,44 +207,51 @@ class _Sides:
         return self.blocks(x).amax(2)[:, None].where(self.both, -FAR).amax(2)
 
 
-def _rows(
-    s: Tensor, own: Tensor, sides: _Sides, settings: tuple[float, float, float], p: Tensor, wanted: bool
+def _loss_and_grad(
+    similarity: Tensor,
+    own: Tensor,
+    sides: _Sides,
+    settings: tuple[float, float, float],
+    grad: Tensor,
+    needs_grad: bool,
 ) -> tuple[Tensor, Tensor]:
-    """Losses [R, 2] and neighbour counts [R, 2] of rows ``s`` [R, P] with own columns [R, 1].
+    """Losses [R, 2] and neighbour counts [R, 2] of rows ``similarity`` [R, P] with own columns [R, 1].
 
-    ``p`` [R, P] receives, if wanted, d loss / d s without the factor ``scale``.
+    ``grad`` [R, P] is a buffer; with ``needs_grad`` it ends as d loss / d similarity without the factor ``scale``.
     """
     scale, eps, log_floor = settings
     blocks, spread = sides.blocks, sides.spread
     near, buffer = sides.work[1], sides.work[2]
-    own_s = s.gather(1, own)
-    largest = sides.largest(s.scatter_(1, own, -FAR))
-    s.scatter_(1, own, own_s)
+    own_similarity = similarity.gather(1, own)
+    largest = sides.largest(similarity.scatter_(1, own, -FAR))
+    similarity.scatter_(1, own, own_similarity)
     # Columns that are no candidates stand in the maximum as -1, as in the original; they are never neighbours.
     edge = eps * largest.clamp_min(-1.0)
 
     def above(edge: Tensor) -> Tensor:  # [R, 2]; near [R, P] is 1 or 0
-        torch.gt(blocks(s), spread(edge), out=blocks(near))
+        torch.gt(blocks(similarity), spread(edge), out=blocks(near))
         return sides.sums(near.scatter_(1, own, 0.0))
 
     count = above(edge)
     top = largest.where(largest > -FAR / 2, 0.0)
-    top[:, :1] = torch.maximum(largest[:, :1], own_s)
-    torch.add(spread(-scale * top), blocks(s), alpha=scale, out=blocks(p)).exp_()
-    total = sides.sums(p).clamp_min(0.5)  # 1 or more where the side has columns
-    log_total = scale * top + total.log()  # log p = scale s - log_total, of each side's own softmax
-    own_log_p = scale * own_s - log_total[:, :1]
+    top[:, :1] = torch.maximum(largest[:, :1], own_similarity)
+    torch.add(spread(-scale * top), blocks(similarity), alpha=scale, out=blocks(grad)).exp_()
+    total = sides.sums(grad).clamp_min(0.5)  # 1 or more where the side has columns
+    log_total = scale * top + total.log()  # log p = scale similarity - log_total, of each side's own softmax
+    own_log_p = scale * own_similarity - log_total[:, :1]
     # neighbours that are not below the floor
     active = count if log_floor == -math.inf else above(edge.maximum((log_floor + log_total) / scale))
     weight = 1 / count.clamp_min(1)  # w_ij of neighbours
     below = (count - active) * max(log_floor, -FAR)
-    loss = -weight * (scale * sides.sums(torch.mul(near, s, out=buffer)) - active * log_total + below)
+    loss = -weight * (
+        scale * sides.sums(torch.mul(near, similarity, out=buffer)) - active * log_total + below
+    )
     loss[:, :1] -= own_log_p.clamp_min(log_floor)
 
-    if wanted:
-        own_weight = (own_log_p >= log_floor).to(s.dtype)
+    if needs_grad:
+        own_weight = (own_log_p >= log_floor).to(similarity.dtype)
         share = active * weight
         share[:, :1] += own_weight
-        blocks(p).mul_(spread(share / total)).addcmul_(blocks(near), spread(weight), value=-1)
-        p.scatter_(1, own, p.gather(1, own) - own_weight)
+        blocks(grad).mul_(spread(share / total)).addcmul_(blocks(near), spread(weight), value=-1)
+        grad.scatter_(1, own, grad.gather(1, own) - own_weight)
     return loss, count

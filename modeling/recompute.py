@@ -16,7 +16,7 @@ from crossreid.modeling.interface import stages_of
 
 
 def recompute_stages(backbone: nn.Module, count: int) -> None:
-    """Save the memory of the activations inside the first stages, for one more forward pass of these.
+    """Activation checkpointing of the first stages: their activations are recomputed in the backward pass.
 
     Gradients and batch-norm statistics stay the same: the second pass works on copies of the buffers. Modules and
     names of parameters do not change.

@@ -55,18 +55,18 @@ class SplitBatchNorm1d(nn.BatchNorm1d):
                 f"split batch norm got a batch of {len(x)}; each half needs 2 rows or more in training"
             )
         if world > 1:
-            return self._synchronised(self._raised(first), self._raised(second))
+            return self._synchronised(self._upcast(first), self._upcast(second))
         normalised = F.batch_norm(
-            self._raised(first), None, None, self.weight, self.bias, True, 0.0, self.eps
+            self._upcast(first), None, None, self.weight, self.bias, True, 0.0, self.eps
         )
         return normalised, self.whole(second)
 
     def whole(self, x: Tensor) -> Tensor:
         """The ordinary batch norm of one batch [B, D]: what the target half gets, and single-domain
         training."""
-        return super().forward(self._raised(x))
+        return super().forward(self._upcast(x))
 
-    def _raised(self, x: Tensor) -> Tensor:
+    def _upcast(self, x: Tensor) -> Tensor:
         return x if self.weight is None else x.to(torch.promote_types(x.dtype, self.weight.dtype))
 
     def _synchronised(self, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:

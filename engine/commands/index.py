@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from crossreid.engine.commands import command_parser
-from crossreid.engine.errors import guarded
+from crossreid.engine.errors import counted, guarded
 from crossreid.engine.extras import need
 
 
@@ -53,6 +53,6 @@ def main(arguments: list[str] | None = None) -> None:
         build_faiss(index)
     told = ", ".join(f"{count:,} {word}" for word, count in counts.items())
     print(
-        f"{options.out}: {len(index):,} photos of {len(index.columns.camera_names)} camera(s) ({told}), "
+        f"{options.out}: {len(index):,} photos of {counted(len(index.columns.camera_names), 'camera')} ({told}), "
         f"model {index.digest}"
     )

@@ -139,7 +139,7 @@ def pose_step(cfg: CfgNode, data: Data, parts: TrainingParts, weights: Mapping[s
 
 
 def term_weights(settings: CfgNode) -> dict[str, float]:
-    """The weight of every loss by the name under which the step tells it."""
+    """The weight of every loss by the name under which it is logged."""
     return {
         "cls": settings.CLS_WEIGHT,
         "rec": settings.REC_WEIGHT,

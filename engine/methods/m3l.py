@@ -256,7 +256,7 @@ def class_means(units: Tensor, pids: Tensor, classes: int) -> Tensor:
 
 
 def check_batches(cfg: CfgNode, data: Data) -> None:
-    """Every process needs two identities in a batch of each source; identities with one image are told.
+    """Every process needs two identities in a batch of each source; identities with one image are logged.
 
     Raises:
         InputError: one identity, for which the triplet loss has no negative.

@@ -77,7 +77,7 @@ def find_labels(
         features: [N, D] of the target's images, complete on every rank.
         epoch: for the log.
         first: whether this is the run's first clustering.
-        identities: clusters that a batch wants; fewer are told, and repeat in it.
+        identities: clusters that a batch wants; fewer are logged, and repeat in it.
 
     Returns:
         [N] clusters 0..C-1 with C >= 2; -1: outlier.

@@ -75,7 +75,7 @@ def _rank(cfg: CfgNode, devices: str) -> int:
 
 
 def _worker(config: str, devices: str, folder: str, parent: int) -> None:
-    """One of several ranks: what goes wrong is left in a file, so that the parent tells it once."""
+    """One of several ranks: what goes wrong is left in a file, so that the parent reports it once."""
     watch.follow(Path(folder), parent)
     cfg = CfgNode.load_cfg(config)
     cfg.freeze()
@@ -103,7 +103,7 @@ def _launch(cfg: CfgNode, devices: str, processes: int, nodes: Nodes) -> int:
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     for name in ("torch.distributed.elastic", "torch.multiprocessing"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)  # errors are told once, below
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # errors are reported once, below
     with tempfile.TemporaryDirectory() as folder, watch.Watch(Path(folder)) as ranks:
         launch = LaunchConfig(
             min_nodes=nodes.count,

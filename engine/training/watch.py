@@ -1,4 +1,4 @@
-"""The processes of one machine watch each other: which rank died, stopped or failed is told once, in one line."""
+"""The processes of one machine watch each other: one line says which rank died, stopped or failed."""
 
 from __future__ import annotations
 

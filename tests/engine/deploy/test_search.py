@@ -106,7 +106,7 @@ def test_the_commands(
     checkpoint: Path, cameras: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     main(["index", str(checkpoint), str(cameras), "--out", str(tmp_path / "index"), "--device", "cpu"])
-    assert "3 camera(s)" in capsys.readouterr().out
+    assert "of 3 cameras (" in capsys.readouterr().out
     index = open_index(tmp_path / "index")
     query = index.columns.paths[3]
     files = [str(tmp_path / f"hits.{kind}") for kind in ("csv", "html", "png")]
