@@ -16,7 +16,8 @@ import numpy as np
 
 from crossreid import Embedder
 from crossreid.datasets import load
-from crossreid.engine.deploy.calibration import RATES, calibrate, from_labels
+from crossreid.engine.deploy.calibration import RATES, calibrate
+from crossreid.engine.deploy.pair_truth import from_labels
 
 Sample = tuple[Any, Any, Any]  # unit vectors [N, D], identities [N], cameras [N]
 

@@ -25,7 +25,8 @@ import torch
 from benchmarks.loglog import draw
 from benchmarks.retrieval import ROOT, clusters, memory
 from crossreid.engine.evaluation import criteria
-from crossreid.engine.evaluation.clusters import MOST, ClusterOptions, cluster_memberships, dbscan
+from crossreid.engine.evaluation.clusters import MOST, ClusterOptions, cluster_memberships
+from crossreid.engine.evaluation.dbscan import dbscan
 from crossreid.engine.evaluation.features import TILES
 from crossreid.engine.evaluation.jaccard import Work, distances_of
 

@@ -16,8 +16,9 @@ FOLDERS = ("configs", "datasets", "datasets/synthetic", "engine", "losses", "mod
 NEW = """
 configs/bau configs/camera_proxy configs/cluster configs/supervised configs/paths configs/shared_checks
 datasets/cameras datasets/cuhk_sysu datasets/duplicates datasets/listing datasets/raw_crops
-engine/arithmetic engine/commands/ engine/comparison/ engine/deploy/ engine/fitting engine/sweeps/
+engine/arithmetic engine/commands/ engine/comparison/ engine/deploy/ engine/extras engine/fitting engine/sweeps/
 engine/trackers engine/evaluation/camera_ engine/evaluation/clusters engine/evaluation/criteria
+engine/evaluation/dbscan
 engine/methods/arn_step engine/methods/bau engine/methods/camera_proxy engine/methods/cluster_contrast
 engine/methods/relabel engine/methods/supervised engine/training/adapt engine/training/stages
 engine/training/watch losses/alignment losses/clusters losses/proxies modeling/aligned_net modeling/arn

@@ -7,19 +7,22 @@ a track is one person. The result is stored in the index, or beside the features
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from crossreid.engine.commands import command_parser
 from crossreid.engine.errors import InputError, guarded
+from crossreid.engine.extras import need
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     import numpy as np
 
-    from crossreid.engine.deploy.calibration import Truth
+    from crossreid.engine.deploy.calibration import Calibration
     from crossreid.engine.deploy.index import Index
+    from crossreid.engine.deploy.pair_truth import Truth
 
 
 @guarded
@@ -38,18 +41,37 @@ def main(arguments: list[str] | None = None) -> None:
     if not 0 < options.fmr < 0.5:
         raise InputError(f"--fmr {options.fmr}: give a rate between 0 and 0.5, such as 1e-3")
 
-    from crossreid.engine.deploy.calibration import calibrate, draw, table
+    from crossreid.engine.deploy.calibration import calibrate
+    from crossreid.engine.deploy.plots import histograms, save
 
     source = _read(options.source, options.distinct, options.fmr)
     result = calibrate(source.vectors, source.truth, wanted=options.fmr)
     summary = result.summary(options.fmr, source.digest)
-    print(table(result))
+    print(_table(result))
     beside = source.keep(summary)
     picture = options.png or beside
-    draw(picture, result)
+    need("a picture of the histograms", "report", "matplotlib")
+    save(picture, histograms(result))
     print(f"histograms: {picture}")
     overrides = [*source.overrides, *options.overrides]
     _store_in_checkpoint(options.checkpoint or source.checkpoint, summary, overrides)
+
+
+def _table(result: Calibration) -> str:
+    """The thresholds for people."""
+    lines = [
+        f"{result.different_pairs:,} pairs of different people, {result.same_pairs:,} of one person, "
+        f"{result.photos:,} photos",
+        f"assumed: {result.assumption}",
+        f"{'false match rate':>16}{'threshold':>11}{'95 % interval':>18}{'rate, 95 %':>22}{'found':>8}",
+    ]
+    for t in result.thresholds:
+        found = "-" if math.isnan(t.hits) else f"{100 * t.hits:.1f} %"
+        lines.append(
+            f"{t.rate:>16g}{t.threshold:>11.4f}{f'{t.low:.4f}-{t.high:.4f}':>18}"
+            f"{f'{t.rate_low:.2g}-{t.rate_high:.2g}':>22}{found:>8}"
+        )
+    return "\n".join(lines)
 
 
 class Source(NamedTuple):
@@ -64,11 +86,11 @@ class Source(NamedTuple):
 
 
 def _read(source: Path, distinct: bool, fmr: float) -> Source:
-    from crossreid.engine.deploy.calibration import from_cameras, from_labels, read_features
     from crossreid.engine.deploy.index import open_index
+    from crossreid.engine.deploy.pair_truth import from_cameras, from_labels
 
     if source.suffix == ".npz":
-        vectors, pids, cams = read_features(source)
+        vectors, pids, cams = _read_features(source)
 
         def beside(summary: dict[str, Any]) -> Path:
             import json
@@ -95,6 +117,17 @@ def _read(source: Path, distinct: bool, fmr: float) -> Source:
 
     vectors, truth = _fresh(index, truth, fmr)
     return Source(vectors, truth, index.digest, Path(index.meta["checkpoint"]), inside, index.overrides)
+
+
+def _read_features(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """``labelled`` of the features that ``eval.py`` wrote."""
+    from crossreid.engine.deploy.pair_truth import labelled
+    from crossreid.engine.evaluation.report import load_features
+
+    run = path.stem.removesuffix("-query").removesuffix("-gallery")
+    if run == path.stem:
+        raise InputError(f"{path}: give a *-query.npz or *-gallery.npz of eval.py, or an index")
+    return labelled(*load_features(path.parent, run))
 
 
 def _fresh(index: Index, truth: Truth, fmr: float) -> tuple[np.ndarray, Truth]:

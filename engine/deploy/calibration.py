@@ -5,20 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch.nn import functional as F
 
-from crossreid.engine.deploy.pair_truth import Truth, from_cameras, from_labels
+from crossreid.engine.deploy.pair_truth import Truth
 from crossreid.engine.errors import InputError
-from crossreid.engine.evaluation.features import Features
-from crossreid.engine.extras import need
 
-__all__ = ["Truth", "calibrate", "from_cameras", "from_labels"]
 RATES = (1e-2, 1e-3, 1e-4)
 FEWEST = 10  # pairs of different people above a threshold, below which it shows nothing
 BINS = 200  # of the histograms, over -1..1
@@ -229,58 +223,3 @@ def _threshold(scan: _Scan, rate: float, seed: int) -> Threshold:
     rate_low, rate_high = np.percentile(rates, [2.5, 97.5])
     hits = float(np.mean(scan.same_scores >= threshold)) if len(scan.same_scores) else math.nan
     return Threshold(rate, threshold, float(low), float(high), float(rate_low), float(rate_high), hits)
-
-
-def read_features(path: Path) -> tuple[Array, Array, Array]:
-    """``labelled`` of the features that ``eval.py`` wrote.
-
-    Raises:
-        InputError: no such file, or one of vectors without identities.
-    """
-    from crossreid.engine.evaluation.report import load_features
-
-    run = path.stem.removesuffix("-query").removesuffix("-gallery")
-    if run == path.stem:
-        raise InputError(f"{path}: give a *-query.npz or *-gallery.npz of eval.py, or an index")
-    return labelled(*load_features(path.parent, run))
-
-
-def labelled(query: Features, gallery: Features) -> tuple[Array, Array, Array]:
-    """Unit vectors, identities and cameras of query and gallery photos of known people.
-
-    Junk, and gallery photos whose identity no query has, are left out: datasets gather distractors of many people under
-    one such number (0 in Market-1501).
-    """
-    pids, cams = (torch.cat([getattr(query, n), getattr(gallery, n)]).cpu() for n in ("pids", "cams"))
-    vectors = F.normalize(torch.cat([query.vectors.float(), gallery.vectors.float()]).cpu())
-    good = torch.isin(pids, query.pids[query.pids >= 0].cpu())
-    return vectors[good].numpy(), pids[good].numpy(), cams[good].numpy()
-
-
-def table(result: Calibration) -> str:
-    """The thresholds for people."""
-    lines = [
-        f"{result.different_pairs:,} pairs of different people, {result.same_pairs:,} of one person, "
-        f"{result.photos:,} photos",
-        f"assumed: {result.assumption}",
-        f"{'false match rate':>16}{'threshold':>11}{'95 % interval':>18}{'rate, 95 %':>22}{'found':>8}",
-    ]
-    for t in result.thresholds:
-        found = "-" if math.isnan(t.hits) else f"{100 * t.hits:.1f} %"
-        lines.append(
-            f"{t.rate:>16g}{t.threshold:>11.4f}{f'{t.low:.4f}-{t.high:.4f}':>18}"
-            f"{f'{t.rate_low:.2g}-{t.rate_high:.2g}':>22}{found:>8}"
-        )
-    return "\n".join(lines)
-
-
-def draw(path: Path, result: Calibration) -> None:
-    """Both histograms with the thresholds.
-
-    Raises:
-        InputError: no matplotlib.
-    """
-    from crossreid.engine.deploy.plots import histograms, save
-
-    need("a picture of the histograms", "report", "matplotlib")
-    save(path, histograms(result))

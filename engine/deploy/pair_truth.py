@@ -6,9 +6,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch.nn import functional as F
 
 from crossreid.engine.errors import InputError
+from crossreid.engine.evaluation.features import Features
 
 STRETCHES = 20  # of a camera's time, for resampling
 Array = NDArray[Any]
@@ -108,3 +111,15 @@ def from_cameras(
     )
     alone = _units(tracks) if distinct else _stretches(cameras, starts) + tracks.max(initial=-1) + 1
     return Truth(tracks, cameras, starts, ends, np.where(tracks >= 0, tracks, alone), words)
+
+
+def labelled(query: Features, gallery: Features) -> tuple[Array, Array, Array]:
+    """Unit vectors, identities and cameras of query and gallery photos of known people.
+
+    Junk, and gallery photos whose identity no query has, are left out: datasets gather distractors of many people under
+    one such number (0 in Market-1501).
+    """
+    pids, cams = (torch.cat([getattr(query, n), getattr(gallery, n)]).cpu() for n in ("pids", "cams"))
+    vectors = F.normalize(torch.cat([query.vectors.float(), gallery.vectors.float()]).cpu())
+    good = torch.isin(pids, query.pids[query.pids >= 0].cpu())
+    return vectors[good].numpy(), pids[good].numpy(), cams[good].numpy()

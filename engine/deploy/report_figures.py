@@ -9,7 +9,8 @@ import numpy as np
 from torch.nn import functional as F
 
 from crossreid.engine.deploy import plots
-from crossreid.engine.deploy.calibration import RATES, Calibration, calibrate, from_labels, labelled
+from crossreid.engine.deploy.calibration import RATES, Calibration, calibrate
+from crossreid.engine.deploy.pair_truth import from_labels, labelled
 from crossreid.engine.errors import InputError
 from crossreid.engine.evaluation.retrieval import Features, Retrieval
 

@@ -13,14 +13,8 @@ from torch.nn import functional as F
 
 from crossreid.engine.distributed import ALONE, Ranks, on_first
 from crossreid.engine.errors import InputError
-from crossreid.engine.evaluation.clusters import (
-    ClusterOptions,
-    Distance,
-    camera_counts,
-    cluster_memberships,
-    dbscan,
-    to_csr,
-)
+from crossreid.engine.evaluation.clusters import ClusterOptions, camera_counts, cluster_memberships
+from crossreid.engine.evaluation.dbscan import Distance, dbscan, to_csr
 from crossreid.engine.evaluation.features import Integers
 from crossreid.engine.evaluation.jaccard import Work, distances_of, jaccard, jaccard_of
 from crossreid.engine.evaluation.reciprocal import overlaps

@@ -33,7 +33,7 @@ from crossreid.engine.methods.common import (
     check_normalisation,
     training_parts,
 )
-from crossreid.engine.methods.windows import draw_windows
+from crossreid.engine.methods.windows import patch_windows
 from crossreid.engine.optim import Precision
 from crossreid.losses.patch import ipfl, nearest_positive_triplet, pedal
 from crossreid.modeling.backbones import build_backbone
@@ -274,18 +274,3 @@ def check_batches(cfg: CfgNode, data: Data, domain: Domain) -> None:
             f"CENTRAL_FEATURE.NEIGHBORS {options.NEIGHBORS} (NEIGHBOR_GROWTH {options.NEIGHBOR_GROWTH}) leaves "
             f"nothing to be far from: {domain.images.split.name} has {len(domain.images)} images; lower it"
         )
-
-
-@torch.no_grad()
-def patch_windows(network: PatchNet, domain: Domain, plain: Compose, count: int) -> dict[str, Tensor]:
-    """A picture of evenly spaced training images with their windows drawn on them."""
-    if not count:
-        return {}
-    rows = np.unique(np.linspace(0, len(domain.images) - 1, count).round().astype(int))
-    images = domain.images.gather(rows).images
-    device = next(network.parameters()).device
-    mode = network.training
-    network.eval()
-    windows = network.generator(network.backbone(plain(images.to(device)))).cpu()
-    network.train(mode)
-    return {"patch_windows": draw_windows(images, windows)}

@@ -140,7 +140,7 @@ class Learner:
         def loss(name: str, params: Parameters | None = None, /, **options: float | None) -> Tensor:
             return self.loss(name, images[name], pids[name], params, **options)
 
-        again = [partial(loss, name, {}) for name in rest] if settings.RECOMPUTE else []
+        recompute = [partial(loss, name, {}) for name in rest] if settings.RECOMPUTE else []
         with sdpa_kernel(SDPBackend.MATH):  # the attention kernel that can be differentiated twice
             result = meta_gradient(
                 dict(network.named_parameters()),
@@ -150,7 +150,7 @@ class Learner:
                 full=settings.META_GRADIENT == "full",
                 test_weight=settings.META_TEST_WEIGHT,
                 scale=self.loss_scale() if self.precision.scaler.is_enabled() else None,
-                again=again,
+                recompute=recompute,
                 average=partial(averaged, ranks=self.ranks),
             )
         self.apply(result.grads)
@@ -218,14 +218,14 @@ class Learner:
     def inner_step(self, params: Parameters, grads: Parameters) -> dict[str, Tensor]:
         """θ': one Adam step at the current rate of each of the optimizer's groups."""
         rates = {id(p): group for group in self.optimizer.param_groups for p in group["params"]}
-        moved: dict[str, Tensor] = {}
+        adapted: dict[str, Tensor] = {}
         for name, parameter in self.network.named_parameters():
             group = rates[id(parameter)]
             rate = group["lr"] * self.settings.INNER_RATE
-            moved |= inner_adam(
+            adapted |= inner_adam(
                 {name: params[name]}, {name: grads[name]}, lr=rate, weight_decay=group["weight_decay"]
             )
-        return moved
+        return adapted
 
     def loss_scale(self) -> Tensor:
         """What float16 losses are multiplied with before they are differentiated; 1 otherwise."""

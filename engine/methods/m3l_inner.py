@@ -78,7 +78,7 @@ def meta_gradient(
     full: bool,
     test_weight: float = 1.0,
     scale: Tensor | None = None,
-    again: Sequence[Loss] = (),
+    recompute: Sequence[Loss] = (),
     average: Average = list,
 ) -> MetaGradient:
     """Gradient of ``mean(train) + test_weight * test(inner(params, gradient of mean(train)))``.
@@ -95,31 +95,31 @@ def meta_gradient(
         full: False leaves out the direct path through the parameters (the original's meta-gradient).
         scale: loss scale of float16; every loss is differentiated times it. An overflow reaches the result, so that
             the scaler skips the step, but not θ'. None: none.
-        again: the losses of ``train`` without side effects; if given, the graphs of ``train`` are freed at once and
-            built again, one at a time, for the second-order pass.
+        recompute: the losses of ``train`` without side effects; if given, the graphs of ``train`` are freed at once and
+            built anew, one at a time, for the second-order pass.
         average: means of gradients over ranks, so that several ranks take the inner and the outer step on all their
             images together. It is called three times.
     """
     names, leaves = list(params), list(params.values())
     factor = torch.ones((), device=leaves[0].device) if scale is None else scale
-    first, graphs, losses = _first_order(train, leaves, factor, keep=not again)
+    first, graphs, losses = _first_order(train, leaves, factor, keep=not recompute)
     first = average(first)  # g times the scale
 
     slopes = [g / factor if scale is None else _finite(g / factor) for g in first]
     start = {name: p.detach().requires_grad_(full) for name, p in params.items()}
-    moved = inner(start, {name: g.requires_grad_() for name, g in zip(names, slopes)})
-    trial = {name: moved[name].detach().requires_grad_() for name in names}
+    adapted = inner(start, {name: g.requires_grad_() for name, g in zip(names, slopes)})
+    trial = {name: adapted[name].detach().requires_grad_() for name in names}
     test_loss = test(trial)
-    pull = average(list(_gradients(test_loss * factor * test_weight, list(trial.values()), keep=False)))
+    test_grad = average(list(_gradients(test_loss * factor * test_weight, list(trial.values()), keep=False)))
     wanted = [*slopes, *start.values()] if full else slopes
-    through = _pull_back([moved[name] for name in names], wanted, pull)
-    push, direct = through[: len(names)], through[len(names) :]
+    through = _pull_back([adapted[name] for name in names], wanted, test_grad)
+    hvp_vector, direct = through[: len(names)], through[len(names) :]
 
     # The loss scale stands in the first-order graph already: for half precision the vector enters with length 1.
-    length = factor if scale is None else _length(push)
-    push = push if scale is None else [v / length for v in push]
-    rebuilt = (_gradients(loss() * factor / len(train), leaves, keep=True) for loss in again)
-    curved = _second_order(rebuilt if again else _emptied(graphs), leaves, push)
+    length = factor if scale is None else _length(hvp_vector)
+    hvp_vector = hvp_vector if scale is None else [v / length for v in hvp_vector]
+    rebuilt = (_gradients(loss() * factor / len(train), leaves, keep=True) for loss in recompute)
+    curved = _second_order(rebuilt if recompute else _emptied(graphs), leaves, hvp_vector)
     curved = [h * (length / factor) for h in average(curved)]
     parts = zip(first, curved, direct) if full else zip(first, curved)
     grads_by_name = {name: sum(terms[1:], terms[0]) for name, terms in zip(names, parts)}

@@ -9,8 +9,27 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
+from crossreid.datasets.transforms import Compose
+from crossreid.engine.data import Domain
+from crossreid.modeling.patch_net import PatchNet
+
 HEIGHT = 256  # of an image in the picture, in pixels
 COLOURS = ((230, 60, 50), (240, 160, 30), (60, 170, 70), (40, 120, 220), (150, 80, 200), (20, 170, 180))
+
+
+@torch.no_grad()
+def patch_windows(network: PatchNet, domain: Domain, plain: Compose, count: int) -> dict[str, Tensor]:
+    """A picture of evenly spaced training images with their windows drawn on them."""
+    if not count:
+        return {}
+    rows = np.unique(np.linspace(0, len(domain.images) - 1, count).round().astype(int))
+    images = domain.images.gather(rows).images
+    device = next(network.parameters()).device
+    mode = network.training
+    network.eval()
+    windows = network.generator(network.backbone(plain(images.to(device)))).cpu()
+    network.train(mode)
+    return {"patch_windows": draw_windows(images, windows)}
 
 
 def draw_windows(images: Tensor, windows: Tensor) -> Tensor:

@@ -13,8 +13,9 @@ import torch
 
 from crossreid import Embedder, configs
 from crossreid.engine.commands import main
-from crossreid.engine.deploy.calibration import calibrate, from_cameras, from_labels, labelled
+from crossreid.engine.deploy.calibration import calibrate
 from crossreid.engine.deploy.index import build_index, open_index
+from crossreid.engine.deploy.pair_truth import from_cameras, from_labels, labelled
 from crossreid.engine.deploy.photos import list_photos
 from crossreid.engine.deploy.training_photos import training_photos
 from crossreid.engine.errors import InputError

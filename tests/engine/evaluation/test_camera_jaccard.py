@@ -8,7 +8,7 @@ import torch
 
 from crossreid.engine.errors import InputError
 from crossreid.engine.evaluation import reciprocal
-from crossreid.engine.evaluation.clusters import dbscan
+from crossreid.engine.evaluation.dbscan import dbscan
 from crossreid.engine.evaluation.features import TILES
 from crossreid.engine.evaluation.rerank import camera_jaccard, camera_k_reciprocal
 from tests.engine.evaluation.test_rerank import blobs, dense

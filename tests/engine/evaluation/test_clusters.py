@@ -19,10 +19,10 @@ from crossreid.engine.evaluation.clusters import (
     ClusterOptions,
     camera_counts,
     cluster,
-    dbscan,
     describe,
     without_single_camera,
 )
+from crossreid.engine.evaluation.dbscan import dbscan
 from crossreid.engine.evaluation.features import TILES, FeatureMatrix
 from crossreid.engine.evaluation.jaccard import jaccard
 from crossreid.engine.evaluation.neighbors import approximate_points, nearest_points

@@ -13,7 +13,8 @@ from torch.nn import functional as F
 
 from crossreid.engine.errors import InputError
 from crossreid.engine.evaluation import criteria
-from crossreid.engine.evaluation.clusters import ClusterOptions, cluster_memberships, dbscan
+from crossreid.engine.evaluation.clusters import ClusterOptions, cluster_memberships
+from crossreid.engine.evaluation.dbscan import dbscan
 from crossreid.engine.evaluation.jaccard import Work, distances_of, jaccard
 from tests.golden_arrays import settings
 

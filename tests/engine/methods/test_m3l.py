@@ -78,7 +78,7 @@ def toy(seed: int = 0, rows: int = 8) -> tuple[Group, list[tuple[Tensor, Tensor]
 def ours(params: Group, batches: list[tuple[Tensor, Tensor]], *, full: bool, **options: Any) -> MetaGradient:
     train_losses = [partial(mlp, x, y, params) for x, y in batches[:-1]]
     if options.pop("recompute", False):
-        options["again"] = train_losses
+        options["recompute"] = train_losses
     return meta_gradient(params, train_losses, partial(mlp, *batches[-1]), inner, full=full, **options)
 
 
