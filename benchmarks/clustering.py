@@ -23,24 +23,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import torch
 
 from benchmarks.loglog import draw
-from benchmarks.retrieval import ROOT, clusters, memory
+from benchmarks.retrieval import ROOT, clusters, memory, product_of_pairs
 from crossreid.engine.evaluation import criteria
 from crossreid.engine.evaluation.clusters import MOST, ClusterOptions, cluster_memberships
 from crossreid.engine.evaluation.dbscan import dbscan
-from crossreid.engine.evaluation.features import TILES
 from crossreid.engine.evaluation.jaccard import Work, distances_of
 
 SIZES = (12_936, 32_621, 93_820)  # training images of Market-1501 and MSMT17, all images of MSMT17's test
-
-
-def product_of_pairs(vectors: torch.Tensor) -> None:
-    rows, columns = TILES["cpu"]
-    out = torch.empty(rows, columns)
-    for left in range(0, len(vectors), columns):
-        right = vectors[left : left + columns]
-        for first in range(0, min(left + columns, len(vectors)), rows):
-            part = vectors[first : first + rows]
-            torch.mm(part, right.T, out=out[: len(part), : len(right)])
 
 
 def case(count: int, distance: str, noise: float, silhouette: bool) -> dict[str, float]:

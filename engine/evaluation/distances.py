@@ -116,25 +116,26 @@ def _fill(
     first_column: int = 0,
     upper: bool = False,
 ) -> None:
-    """Fill a block of scores; ``upper``: without the tiles below the diagonal."""
+    """Fill a block of scores; ``upper``: a tile's rows only from the first of them on among the columns."""
     own, euclidean = queries.raw(start, start + len(block)), metric == "euclidean"  # [q, D]
     if euclidean or (comparable and queries.scale is not None):
         own = own * _factors(queries, start, len(block), 2 if euclidean else 1)
     space = torch.empty(queries.tile_rows * gallery.tile_columns, dtype=block.dtype, device=block.device)
     for left in reversed(range(first_column, len(gallery), gallery.tile_columns)):
         right = min(left + gallery.tile_columns, len(gallery))
-        others = gallery.raw(left, right).T  # [D, c]
+        others = gallery.raw(left, right)  # [c, D]
         for top in range(start, start + len(block), queries.tile_rows):
             bottom = min(top + queries.tile_rows, start + len(block))
-            if upper and right <= top:
+            here = max(left, top) if upper else left
+            if right <= here:
                 continue
-            target = block[top - start : bottom - start, left - first_column : right - first_column]
+            target = block[top - start : bottom - start, here - first_column : right - first_column]
             tile = space[: target.numel()].view_as(target)  # mm into distant rows takes a fifth longer
-            torch.mm(own[top - start : bottom - start], others, out=tile)
+            torch.mm(own[top - start : bottom - start], others[here - left :].T, out=tile)
             if gallery.scale is not None:
-                tile.mul_(gallery.scale[left:right])
+                tile.mul_(gallery.scale[here:right])
             if euclidean:
-                tile.sub_(gallery.squares[left:right])
+                tile.sub_(gallery.squares[here:right])
             if euclidean and comparable:
                 torch.sub(tile, queries.squares[top:bottom, None], out=target)
             else:

@@ -150,11 +150,17 @@ def approximate_points(points: FeatureMatrix, count: int) -> torch.Tensor:
     return torch.cat(result)
 
 
-def _places(mask: torch.Tensor) -> torch.Tensor:
-    """Where a mask is true, counted row by row; on the CPU NumPy finds the few of many five times faster."""
+def _few(mask: torch.Tensor) -> torch.Tensor | None:
+    """Where a mask is true, counted row by row, or None where it often is.
+
+    On the CPU NumPy finds the few of many five times faster.
+    """
+    most = FEW * mask.numel()
     if mask.device.type == "cpu":
-        return torch.from_numpy(np.flatnonzero(mask.numpy()))
-    return mask.flatten().nonzero().flatten()
+        few = np.count_nonzero(mask.numpy()) <= most
+        return torch.from_numpy(np.flatnonzero(mask.numpy())) if few else None
+    places = mask.flatten().nonzero().flatten()
+    return places if len(places) <= most else None
 
 
 class Nearest:
@@ -169,7 +175,7 @@ class Nearest:
         self.scores = torch.full(size, -torch.inf, dtype=dtype, device=device)  # minus the squared distance
         self.index = torch.zeros(size, dtype=torch.int64, device=device)
         self.farthest = torch.zeros(len(points), dtype=dtype, device=device)
-        self.rows, self.columns = points.tile_rows, points.tile_columns
+        self.rows, self.columns = points.tile_rows, 4 * points.tile_columns  # looked at together
 
     def see_farthest(self, first: int, left: int, block: torch.Tensor, *, symmetric: bool) -> None:
         """Note the largest distances of a block, see ``see``."""
@@ -214,8 +220,8 @@ class Nearest:
 
     def add_some(self, rows: slice, block: torch.Tensor, first: int) -> None:
         """As ``add``, quicker where few points are near enough to enter a list."""
-        nearer = _places(block > self.scores[rows].amin(1, keepdim=True))  # than the last of each list
-        if len(nearer) > FEW * block.numel():
+        nearer = _few(block > self.scores[rows].amin(1, keepdim=True))  # than the last of each list
+        if nearer is None:
             self.add(rows, block, first)
         elif len(nearer):
             row, column = nearer // block.shape[1], nearer % block.shape[1]
@@ -226,8 +232,8 @@ class Nearest:
         for left in range(0, block.shape[1], self.columns):
             part = block[:, left : left + self.columns]
             rows = slice(start + left, start + left + part.shape[1])
-            nearer = _places(part > self.scores[rows].amin(1))
-            if len(nearer) > FEW * part.numel():
+            nearer = _few(part > self.scores[rows].amin(1))
+            if nearer is None:
                 self.add(rows, part.T.contiguous(), first)
             elif len(nearer):
                 row, column = nearer // part.shape[1], nearer % part.shape[1]
