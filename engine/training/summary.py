@@ -25,7 +25,7 @@ def introduce(
     device = (
         torch.cuda.get_device_name(ranks.device)
         if ranks.device.type == "cuda"
-        else f"CPU, {torch.get_num_threads()} threads"
+        else f"CPU, {counted(torch.get_num_threads(), 'thread')}"
     )
     LOGGER.info(
         "run %s: METHOD %s, %s on %s, torch %s",
