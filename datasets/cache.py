@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import os
 import re
@@ -74,8 +75,7 @@ def find_store(
                 where = shared_folder()
                 sweep_unused(where)
             where.mkdir(parents=True, exist_ok=True)
-            free = shutil.disk_usage(where).free
-            room = min(free, available_memory() // 2) if temporary else free - SPARE_DISK * (cache == "auto")
+            room = functools.partial(_room, where, temporary, SPARE_DISK if cache == "auto" else 0)
             store = obtain(where / name, files, key, temporary=temporary, room=room)
         except OSError as error:
             problems.append(f"{where}: {error.strerror or error}")
@@ -87,6 +87,12 @@ def find_store(
         "%s: no image store (%s); images are decoded while training, slower", label, "; ".join(problems)
     )
     return None, "off"
+
+
+def _room(folder: Path, in_memory: bool, spare: int) -> int:
+    """Bytes that a new store may take."""
+    free = shutil.disk_usage(folder).free
+    return min(free, available_memory() // 2) if in_memory else free - spare
 
 
 def sweep_unused(folder: Path) -> None:

@@ -18,7 +18,7 @@ import random
 import struct
 import weakref
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -202,6 +202,10 @@ def corrupt_rows(images: Sequence[int | str]) -> dict[int, str]:
 def _build(path: Path, files: ImageFiles, key: str) -> None:
     logger.info("decoding %d images into %s (%.2f GB), once", len(files.paths), path, files.bytes / 1e9)
     with draft(path) as partial, partial.open("xb") as file:
+        if hasattr(
+            os, "posix_fallocate"
+        ):  # a disk or quota that is too full says so now, not after the decoding
+            os.posix_fallocate(file.fileno(), 0, files.bytes)
         text = json.dumps({"key": key, "images": files.decode(str(partial))}).encode()
         file.seek(files.bytes)
         file.write(text + zlib.crc32(text).to_bytes(4, "little"))
@@ -210,7 +214,7 @@ def _build(path: Path, files: ImageFiles, key: str) -> None:
             os.fsync(file.fileno())
 
 
-def obtain(path: Path, files: ImageFiles, key: str, *, temporary: bool, room: int) -> Store:
+def obtain(path: Path, files: ImageFiles, key: str, *, temporary: bool, room: Callable[[], int]) -> Store:
     """Open the store of some files, building it first where it is missing, stale or damaged.
 
     Args:
@@ -218,7 +222,7 @@ def obtain(path: Path, files: ImageFiles, key: str, *, temporary: bool, room: in
         files: what it shall hold.
         key: of their sizes and dates.
         temporary: the last process to close the store removes it.
-        room: bytes that a new store may take.
+        room: bytes that a new store may take, asked when its turn to be built has come.
 
     Raises:
         OSError: the store cannot be written (disk full, no permission).
@@ -236,7 +240,7 @@ def obtain(path: Path, files: ImageFiles, key: str, *, temporary: bool, room: in
             logger.info("image store %s: %s; building it again", path, error.strerror or error)
         for left in path.parent.glob("*.tmp") if held else ():  # by killed processes
             left.unlink(missing_ok=True)
-        if room < files.bytes:
-            raise OSError(f"{files.bytes / 1e6:,.1f} MB needed, {max(room, 0) / 1e6:,.1f} MB to spare")
+        if (free := room()) < files.bytes:
+            raise OSError(f"{files.bytes / 1e6:,.1f} MB needed, {max(free, 0) / 1e6:,.1f} MB to spare")
         _build(path, files, key)
         return open_store(path, files, key, temporary=temporary, every_row=True)

@@ -41,6 +41,7 @@ def main(arguments: list[str] | None = None) -> None:
     if not 0 < options.fmr < 0.5:
         raise InputError(f"--fmr {options.fmr}: give a rate between 0 and 0.5, such as 1e-3")
 
+    need("a picture of the histograms", "report", "matplotlib")
     from crossreid.engine.deploy.calibration import calibrate
     from crossreid.engine.deploy.plots import histograms, save
 
@@ -50,7 +51,6 @@ def main(arguments: list[str] | None = None) -> None:
     print(_table(result))
     beside = source.keep(summary)
     picture = options.png or beside
-    need("a picture of the histograms", "report", "matplotlib")
     save(picture, histograms(result))
     print(f"histograms: {picture}")
     overrides = [*source.overrides, *options.overrides]

@@ -121,7 +121,8 @@ def test_folder_that_cannot_be_made(tmp_path: Path, caplog: pytest.LogCaptureFix
     assert "Not a directory" in caplog.text
 
 
-def test_memory_store_goes_with_its_last_user(tmp_path: Path) -> None:
+def test_memory_store_goes_with_its_last_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cache, "SHARED_MEMORY", tmp_path)  # other tests use the machine's at the same time
     split = make_split(tmp_path / "images")
     folder = cache.shared_folder()
     before = stores(folder)
