@@ -13,7 +13,7 @@ from crossreid.configs.checks import check
 from crossreid.configs.defaults import _C
 from crossreid.configs.errors import ConfigError
 from crossreid.configs.flat import is_flat, translate
-from crossreid.configs.methods import method_config, method_names
+from crossreid.configs.methods import schema_of
 from crossreid.configs.overrides import pairs
 from crossreid.configs.paths import expand, expand_all
 from crossreid.configs.reading import FAULTS, read_yaml, shown
@@ -55,18 +55,6 @@ def load(path: str | Path | None, overrides: list[str] | None = None) -> CfgNode
         cfg.NAME = "run"
     _finish(cfg, schema)
     return cfg
-
-
-def schema_of(method: str) -> Section:
-    """All keys: the general ones, a section for each method of the tree, and the section of a method from outside."""
-    schema = Section()
-    for name, value in _C.items.items():
-        setattr(schema, name, value)
-    for name in dict.fromkeys((*method_names(), method)):
-        module = method_config(name)
-        if hasattr(module, "SECTION"):
-            setattr(schema, module.SECTION, module.KEYS)
-    return schema
 
 
 def _method(values: dict[str, Any], given: list[tuple[str, Any]]) -> str:

@@ -14,7 +14,9 @@ from functools import cache
 from pathlib import Path
 from types import ModuleType
 
+from crossreid.configs.defaults import _C
 from crossreid.configs.errors import ConfigError
+from crossreid.configs.schema import Section
 
 PACKAGE = __name__.rpartition(".")[0]
 _MARK = re.compile(r"^SECTION\b", re.MULTILINE)
@@ -54,3 +56,15 @@ def method_config(method: str) -> ModuleType:
     if missing:
         raise ConfigError(f"METHOD {method}: {module.__file__} lacks {' and '.join(missing)}")
     return module
+
+
+def schema_of(method: str) -> Section:
+    """All keys: the general ones, a section for each method of the tree, and the section of a method from outside."""
+    schema = Section()
+    for name, value in _C.items.items():
+        setattr(schema, name, value)
+    for name in dict.fromkeys((*method_names(), method)):
+        module = method_config(name)
+        if hasattr(module, "SECTION"):
+            setattr(schema, module.SECTION, module.KEYS)
+    return schema

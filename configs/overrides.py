@@ -7,7 +7,9 @@ from typing import Any
 
 from crossreid.configs.defaults import _C
 from crossreid.configs.errors import ConfigError
+from crossreid.configs.methods import schema_of
 from crossreid.configs.reading import parse, shown
+from crossreid.configs.schema import Key
 
 _ASSIGNED = re.compile(r"(?:--)?([^\W\d]\w*(?:\.\w+)*)=(.*)", re.DOTALL)
 
@@ -19,6 +21,7 @@ def pairs(overrides: list[str]) -> list[tuple[str, Any]]:
         ConfigError: a key without a value, a value that is not YAML.
     """
     found, left = [], list(overrides)
+    keys = schema_of(_C.METHOD.default).keys() if left else {}
     while left:
         key = left.pop(0)
         if match := _ASSIGNED.fullmatch(key):
@@ -27,14 +30,15 @@ def pairs(overrides: list[str]) -> list[tuple[str, Any]]:
             text = left.pop(0)
         else:
             raise ConfigError(f"overrides come as KEY VALUE pairs or KEY=VALUE, {shown(key)} has no partner")
-        found.append((key, text if _is_path(key, text) else parse(text, f"the override {key[:80]}")))
+        found.append(
+            (key, text if _is_path(keys.get(key.upper()), text) else parse(text, f"the override {key[:80]}"))
+        )
     return found
 
 
-def _is_path(key: str, text: str) -> bool:
+def _is_path(key: Key | None, text: str) -> bool:
     """Whether a value is a path that YAML could misread (``a #b``, ``a: b``, ``~``): one without quotes of YAML."""
-    known = _C.keys().get(key.upper())
-    return known is not None and bool(known.kind) and isinstance(known.default, str) and text[:1] not in "\"'"
+    return key is not None and bool(key.kind) and isinstance(key.default, str) and text[:1] not in "\"'"
 
 
 def set_apart(arguments: list[str]) -> tuple[list[str], list[str]]:

@@ -11,7 +11,8 @@ from typing import Any
 from yacs.config import CfgNode
 
 from crossreid import configs
-from crossreid.configs.loading import SWEEP, schema_of
+from crossreid.configs.loading import SWEEP
+from crossreid.configs.methods import schema_of
 from crossreid.configs.reading import read_yaml, shown
 from crossreid.configs.schema import Key
 from crossreid.engine.errors import InputError

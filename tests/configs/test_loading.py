@@ -9,8 +9,8 @@ import yaml
 from crossreid.configs import ConfigError, load, method_names, restore
 from crossreid.configs.defaults import _C
 from crossreid.configs.flat import TABLE
-from crossreid.configs.loading import schema_of, values_of
-from crossreid.configs.methods import method_config
+from crossreid.configs.loading import values_of
+from crossreid.configs.methods import method_config, schema_of
 
 TEMPLATES = sorted(Path("configs").glob("**/*.yml"))
 

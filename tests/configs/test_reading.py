@@ -24,6 +24,7 @@ def refused(path: Path | None, *overrides: str) -> str:
 )
 def test_a_path_of_the_command_line_is_no_yaml(text: str, path: str) -> None:
     assert pairs(["OUTPUT_DIR", text, f"output_dir={text}"]) == [("OUTPUT_DIR", path), ("output_dir", path)]
+    assert pairs(["DISENTANGLE.MASK_DIR", text]) == [("DISENTANGLE.MASK_DIR", path)]
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import pytest
 
 from crossreid import configs
 from crossreid.configs import ConfigError
-from crossreid.configs.loading import schema_of
+from crossreid.configs.methods import schema_of
 from crossreid.engine.errors import USER_ERRORS, InputError
 from crossreid.engine.sweeps.asked import Wishes, read_sweep, sort_words
 from crossreid.engine.sweeps.plan import check_runs
